@@ -1,0 +1,74 @@
+//! Bytes at positions: host files, slices, memory and the copy-on-write overlay.
+//!
+//! In: a host path. Out: `Arc<dyn BlockDevice>`, positional reads, and a set of changed pages.
+//! Knows: units, error, bytes. Facts from: the host's manual pages.
+//! Never: knows what the bytes mean; writes to a host file (that is `apply`).
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use crate::error::{Error, Result};
+
+mod file;
+mod map;
+mod memory;
+mod overlay;
+mod slice;
+
+pub use file::HostFile;
+pub use map::Mapping;
+pub use memory::Memory;
+pub use overlay::{Overlay, PAGE_LEN, Page, Patch};
+pub use slice::Slice;
+
+/// A shared device.
+pub type Device = Arc<dyn BlockDevice>;
+
+/// Bytes at positions. No short reads: all of `buf` is filled, or it is an error.
+pub trait BlockDevice: Send + Sync + fmt::Debug {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether there are no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset`.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Writes `bytes` at `offset`; a device that is not meant to be written refuses.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        Err(Error::internal(format!(
+            "device: write of {} bytes at {offset:#x} to a read-only device",
+            bytes.len()
+        )))
+    }
+
+    /// Zeroes `len` bytes at `offset`; an overlay does it without holding the zeros.
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        Err(Error::internal(format!(
+            "device: zeroing {len} bytes at {offset:#x} of a read-only device"
+        )))
+    }
+
+    /// The next range at or after `from` that may hold anything but zeros; for walks over sparse
+    /// images. `None` when only zeros follow.
+    fn next_data(&self, from: u64) -> Result<Option<Range<u64>>> {
+        Ok((from < self.len()).then(|| from..self.len()))
+    }
+}
+
+/// The error for a read or write that leaves the device.
+fn outside(what: &str, offset: u64, len: usize, device_len: u64) -> Error {
+    Error::malformed(format!(
+        "{what}: {len} bytes expected at {offset:#x}, it ends at {device_len:#x}"
+    ))
+}
+
+/// Checks that `offset + len` lies inside `device_len`.
+fn check_inside(what: &str, offset: u64, len: usize, device_len: u64) -> Result<()> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= device_len => Ok(()),
+        _ => Err(outside(what, offset, len, device_len)),
+    }
+}

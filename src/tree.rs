@@ -1,0 +1,342 @@
+//! [`FileTree`]: what a sanitizer needs of any file tree. Files are named by handles, not borrows.
+//!
+//! In: a volume or an archive. Out: entries, bytes, removals. Knows: units, error, text.
+//! Never: knows which files matter, or what a hive is.
+
+use std::{fmt, ops::Range};
+
+use crate::{
+    error::{Error, Result},
+    text::{Name, WinPath, ascii_upcase},
+    units::{FileOffset, VolumeOffset},
+};
+
+/// A file of one tree; for NTFS the base record's MFT reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub u64);
+
+/// A name to look for, folded; never a substring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamePattern {
+    /// Upper-cased units.
+    pub folded: Vec<u16>,
+    /// Whether more may follow: `SOFTWARE.` finds `SOFTWARE.SAV`.
+    pub prefix: bool,
+}
+
+impl NamePattern {
+    /// Exactly this name, in any case.
+    #[must_use]
+    pub fn exact(name: &str) -> Self {
+        Self {
+            folded: name.encode_utf16().map(ascii_upcase).collect(),
+            prefix: false,
+        }
+    }
+
+    /// Every name that begins so, in any case.
+    #[must_use]
+    pub fn prefix(name: &str) -> Self {
+        Self {
+            prefix: true,
+            ..Self::exact(name)
+        }
+    }
+
+    /// Whether an already folded name matches.
+    #[must_use]
+    pub fn matches_folded(&self, folded: &[u16]) -> bool {
+        if self.prefix {
+            folded.starts_with(&self.folded)
+        } else {
+            folded == self.folded
+        }
+    }
+}
+
+/// How a file's main data stream is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Inside the file's own record.
+    Resident,
+    /// In clusters, plain.
+    Plain,
+    /// In clusters, with holes.
+    Sparse,
+    /// In clusters, compressed by the file system.
+    Compressed,
+    /// Encrypted by the file system (EFS): unreadable here.
+    Encrypted,
+    /// Behind a reparse point that redirects its data (WOF, dedup): unreadable here.
+    Redirected(u32),
+    /// There is no data stream (a directory, or a file without one).
+    None,
+}
+
+/// A file as found.
+#[derive(Clone, Debug)]
+pub struct FileEntry {
+    /// The handle.
+    pub id: FileId,
+    /// Every full path (one per hard link; DOS aliases are not listed). The first is the one to
+    /// show. A path that could not be followed up to the root starts with `?`.
+    pub paths: Vec<WinPath>,
+    /// Every name the file has, DOS aliases included.
+    pub names: Vec<Name>,
+    /// Length of the main data stream.
+    pub len: u64,
+    /// How it is stored.
+    pub storage: Storage,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+    /// Whether some name is in no directory's index (an orphan, or a damaged index).
+    pub orphan: bool,
+    /// What this file adds to the [`Listing`].
+    pub listing: Listing,
+}
+
+impl FileEntry {
+    /// The path to show.
+    #[must_use]
+    pub fn path(&self) -> String {
+        self.paths
+            .first()
+            .map_or_else(|| "?".to_owned(), ToString::to_string)
+    }
+}
+
+/// A fingerprint of a set of files: ids, names, parents, sizes, attributes. Independent of order,
+/// and a file can be taken out of it, so that "before minus targets = after" is one comparison.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Number of files and directories.
+    pub files: u64,
+    /// Number of names.
+    pub names: u64,
+    /// Wrapping sum of one 128-bit hash a file record.
+    pub sum: u128,
+}
+
+impl Listing {
+    /// Adds another set.
+    pub fn add(&mut self, other: &Listing) {
+        self.files = self.files.wrapping_add(other.files);
+        self.names = self.names.wrapping_add(other.names);
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+
+    /// Takes another set out.
+    pub fn subtract(&mut self, other: &Listing) {
+        self.files = self.files.wrapping_sub(other.files);
+        self.names = self.names.wrapping_sub(other.names);
+        self.sum = self.sum.wrapping_sub(other.sum);
+    }
+}
+
+/// The result of one sequential pass over all file records.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// The files that matched.
+    pub found: Vec<FileEntry>,
+    /// All files.
+    pub listing: Listing,
+    /// What could not be read, one line each; bounded, the rest is counted in `problem_count`.
+    pub problems: Vec<String>,
+    /// How many problems there were.
+    pub problem_count: u64,
+}
+
+/// A piece of metadata as the pass over all file records shows it to a searcher.
+#[derive(Clone, Copy, Debug)]
+pub struct MetadataChunk<'a> {
+    /// Number of the first record.
+    pub first_record: u64,
+    /// Bytes a record.
+    pub record_len: usize,
+    /// Whole records, update sequences undone where they are valid.
+    pub bytes: &'a [u8],
+}
+
+/// Where a piece of a stream lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Position in the stream.
+    pub file_offset: FileOffset,
+    /// Length in bytes.
+    pub len: u64,
+    /// Position in the volume; `None` is a hole.
+    pub volume_offset: Option<VolumeOffset>,
+}
+
+/// Who owns a byte of the volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A cluster that no file owns; `cluster` is its byte range in the volume.
+    Free {
+        /// The whole cluster.
+        cluster: Range<u64>,
+    },
+    /// A record of $MFT.
+    Record {
+        /// Its number.
+        number: u64,
+        /// Whether the record is in use.
+        in_use: bool,
+        /// Whether the byte lies behind the record's used part.
+        slack: bool,
+        /// The path of the file that the record belongs to, if it is in use.
+        path: Option<String>,
+    },
+    /// A byte of a file's stream (or of an index, a bitmap ...).
+    File {
+        /// The file.
+        id: FileId,
+        /// Its path.
+        path: String,
+        /// Stream type and name, e.g. "$DATA", "$DATA:name", "$INDEX_ALLOCATION:$I30".
+        stream: String,
+        /// Where in the stream.
+        offset: FileOffset,
+        /// Whether the byte lies behind the stream's length (cluster tail).
+        tail: bool,
+    },
+    /// Outside the file system's clusters (volume slack, backup boot sector).
+    Outside,
+}
+
+/// Why a volume must not be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// A stable short name: "hibernated", "log-not-clean", "dirty-flag", "mirror-mismatch" ...
+    pub id: &'static str,
+    /// What was expected and found, where.
+    pub what: String,
+    /// What the user can do.
+    pub advice: String,
+}
+
+/// What a removal did, for the report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// File records freed, extension records included.
+    pub records: u64,
+    /// Index entries removed.
+    pub index_entries: u64,
+    /// Clusters freed and zeroed.
+    pub clusters: u64,
+    /// Bytes of slack zeroed that held anything.
+    pub slack_bytes: u64,
+}
+
+/// What became of a residue hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Zeroed; says what it was.
+    Wiped(String),
+    /// Left alone; says whose it is and why.
+    Left(String),
+}
+
+/// A file tree on a device that may be written through an overlay.
+pub trait FileTree: fmt::Debug + Send + Sync {
+    /// Format and version, e.g. "NTFS 3.1".
+    fn label(&self) -> String;
+
+    /// Everything that forbids writing. `hive_paths` and the like are not judged here.
+    fn obstacles(&self) -> Result<Vec<Obstacle>>;
+
+    /// One sequential pass over all records: files by name (folded; exact or prefix), the listing,
+    /// and every record's bytes for `search`.
+    fn census(
+        &self,
+        patterns: &[NamePattern],
+        search: &mut dyn FnMut(MetadataChunk<'_>),
+    ) -> Result<Census>;
+
+    /// One file by its handle.
+    fn entry(&self, id: FileId) -> Result<FileEntry>;
+
+    /// One file by its path from the root, folded; through the directories' indexes.
+    fn lookup(&self, path: &[&str]) -> Result<Option<FileEntry>>;
+
+    /// Reads from the main data stream; decompresses. Bytes past the initialised size are zeros.
+    fn read_at(&self, id: FileId, offset: FileOffset, buf: &mut [u8]) -> Result<()>;
+
+    /// Where the main data stream lies in the volume.
+    fn extents(&self, id: FileId) -> Result<Vec<Extent>>;
+
+    /// Volume ranges that keep traces of names besides the file records: the journals, the given
+    /// files' parents' indexes. With a label each.
+    fn trace_areas(&self, ids: &[FileId]) -> Result<Vec<(String, Vec<Range<u64>>)>>;
+
+    /// Who owns each of these bytes; one pass for all.
+    fn owners(&self, offsets: &[VolumeOffset]) -> Result<Vec<Owner>>;
+
+    /// Overwrites bytes of the main data stream without changing anything else.
+    fn overwrite(&self, id: FileId, offset: FileOffset, bytes: &[u8]) -> Result<()> {
+        let _ = (id, offset, bytes);
+        Err(Error::internal(format!(
+            "{}: this tree is read-only",
+            self.label()
+        )))
+    }
+
+    /// Removes files with all their names and streams, frees and zeroes what they owned, wipes the
+    /// slack of their records, neighbours' indexes and parents. All or nothing is the caller's:
+    /// on an error the overlay is thrown away.
+    fn remove(&self, ids: &[FileId]) -> Result<Removal> {
+        let _ = ids;
+        Err(Error::internal(format!(
+            "{}: this tree is read-only",
+            self.label()
+        )))
+    }
+
+    /// Zeroes stale bytes that hold a searched token: record slack, free records, index slack,
+    /// free clusters. `hits` are volume ranges; live data of other files is left.
+    fn wipe_residue(&self, hits: &[Range<u64>]) -> Result<Vec<Disposition>> {
+        let _ = hits;
+        Err(Error::internal(format!(
+            "{}: this tree is read-only",
+            self.label()
+        )))
+    }
+
+    /// Structure problems of everything that the given files' removal or rewriting touched.
+    fn check_touched(&self, touched: &[Range<u64>]) -> Result<Vec<String>>;
+
+    /// The volume offset of a byte of a record (records may be split over runs).
+    fn record_offset(&self, record: u64, inside: u64) -> Result<VolumeOffset>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_forgets_what_is_taken_out() {
+        let a = Listing {
+            files: 1,
+            names: 2,
+            sum: u128::MAX - 3,
+        };
+        let b = Listing {
+            files: 1,
+            names: 1,
+            sum: 77,
+        };
+        let mut all = Listing::default();
+        all.add(&a);
+        all.add(&b);
+        all.subtract(&a);
+        assert_eq!(all, b);
+    }
+
+    #[test]
+    fn exact_patterns_are_not_prefixes() {
+        let folded: Vec<u16> = "SOFTWARE.SAV".encode_utf16().collect();
+        assert!(NamePattern::prefix("software.").matches_folded(&folded));
+        assert!(!NamePattern::exact("software").matches_folded(&folded));
+        assert!(NamePattern::exact("Software.sav").matches_folded(&folded));
+    }
+}
