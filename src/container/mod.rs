@@ -1,1 +1,276 @@
-//! (room under construction)
+//! Image file in, disk out.
+//!
+//! In: a host file (or an overlay over it). Out: [`Opened`], the disk that a guest would see.
+//! Knows: units, error, bytes, text, device, tree. Facts from: each format's own document
+//! (`format.rs`).
+//! Never: guesses. A format is recognised by evidence or the file is refused; nothing that an image
+//! names (a parent, an extent, a backing file) is opened.
+//!
+//! # Why
+//! - **raw is a probe like any other.** The usual fallback, "no magic, so it is raw", turns every
+//!   unknown container into a disk that is then written. Here a raw disk shows a table or a volume.
+//! - **A magic at the front is believed.** A raw disk may begin with the bytes of another format
+//!   (its owner writes them: CVE-2008-2004, CVE-2010-3851). Such a file is refused by name, and
+//!   `--format raw` is the way out: the caller decides, not the guest.
+//! - **Formats that are not handled are rows too**, so that a user reads "this is a QCOW2 image" and
+//!   what to do, instead of "not recognised".
+//!
+//! Adding a format: a file `container/<name>.rs`, and its row in [`FORMATS`] gets that file's `open`.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use crate::{
+    device::Device,
+    error::{At, Error, Kind, Result},
+    text::escape,
+};
+
+mod format;
+mod known;
+mod raw;
+
+use format::SECTOR;
+
+/// The name of the one format that may be forced although another one's magic is found.
+const RAW: &str = "raw";
+
+/// A format an image file can have.
+#[derive(Debug)]
+pub struct Format {
+    /// The name of `--format`.
+    pub name: &'static str,
+    /// What users call it.
+    pub title: &'static str,
+    /// The evidence that a file has this format, if there is any.
+    pub probe: fn(&Edges) -> Option<String>,
+    /// How it is opened.
+    pub open: Open,
+}
+
+/// What declone does with a format.
+#[derive(Clone, Copy, Debug)]
+pub enum Open {
+    /// Makes a disk of the file.
+    Disk(fn(&Device) -> Result<Device>),
+    /// Refuses by name; says what the user can do.
+    Refuse(&'static str),
+}
+
+/// All formats, in the order in which they are probed.
+///
+/// Magic numbers at the front come first, those at the end next (a disk image file may begin with
+/// anything), raw comes last: a raw disk's table is found inside most containers of fixed size.
+pub static FORMATS: &[Format] = &[
+    known::VHDX,
+    known::VMDK,
+    known::QCOW,
+    known::VDI,
+    known::WIM,
+    known::FFU,
+    known::E01,
+    known::EX01,
+    // Before zip: AFF4 is a zip archive.
+    known::AFF4,
+    known::AFF,
+    known::QED,
+    known::PARALLELS,
+    known::PARTCLONE,
+    known::SEVEN_ZIP,
+    known::ZIP,
+    known::XZ,
+    known::ZSTD,
+    known::BZIP2,
+    // Two bytes of magic and a method: the weakest at the front.
+    known::GZIP,
+    known::HIVE,
+    // A dynamic VHD begins with a copy of its footer, a fixed one has only the footer.
+    known::VHD,
+    known::DMG,
+    // Behind the others: its magic lies at 32 KiB. Before raw: a bootable CD image has an MBR.
+    known::ISO,
+    raw::FORMAT,
+];
+
+/// The disk inside an image file.
+#[derive(Debug)]
+pub struct Opened {
+    /// The format's name, as in `--format`.
+    pub format: &'static str,
+    /// What it was recognised by.
+    pub evidence: String,
+    /// The disk.
+    pub disk: Device,
+    /// Length of the disk.
+    pub virtual_len: u64,
+    /// Length of the file.
+    pub file_len: u64,
+    /// What the user should know, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Opens the disk in an image file. `forced` is the argument of `--format`: it skips the probes.
+pub fn open(host: Device, forced: Option<&str>) -> Result<Opened> {
+    let edges = Edges::read(&host)?;
+    let mut notes = Vec::new();
+    let (format, evidence) = match forced {
+        Some(name) => {
+            let format = by_name(name)?;
+            match recognise(&edges) {
+                Some((found, evidence)) if found.name != format.name => notes.push(format!(
+                    "opened as {} because --format says so; the file looks like {} ({evidence})",
+                    format.name, found.title
+                )),
+                Some(_) => {}
+                None => notes.push(format!(
+                    "opened as {} because --format says so; nothing in the file confirms it",
+                    format.name
+                )),
+            }
+            (format, "--format".to_owned())
+        }
+        None => recognise(&edges).ok_or_else(|| unknown(&edges))?,
+    };
+    let disk = match format.open {
+        Open::Disk(_) if edges.len < SECTOR => return Err(too_short(&edges)),
+        Open::Disk(open) => open(&host)?,
+        Open::Refuse(advice) => {
+            return Err(Error::unsupported(format!(
+                "image: a raw disk expected, found {} ({evidence})",
+                format.title
+            ))
+            .advise(match forced {
+                Some(_) => advice.to_owned(),
+                None => format!(
+                    "{advice}; if this is a raw disk that happens to begin or end like that, say \
+                     --format raw"
+                ),
+            }));
+        }
+    };
+    if !edges.len.is_multiple_of(SECTOR) {
+        notes.push(format!(
+            "the file is not a whole number of 512-byte sectors: {} bytes are left over",
+            edges.len.checked_rem(SECTOR).unwrap_or(0)
+        ));
+    }
+    Ok(Opened {
+        format: format.name,
+        evidence,
+        virtual_len: disk.len(),
+        disk,
+        file_len: edges.len,
+        notes,
+    })
+}
+
+fn by_name(name: &str) -> Result<&'static Format> {
+    FORMATS
+        .iter()
+        .find(|format| format.name == name)
+        .ok_or_else(|| {
+            let known: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+            Error::new(
+                Kind::Usage,
+                format!(
+                    "--format: the name of a format expected, found `{}`",
+                    escape(name)
+                ),
+            )
+            .advise(format!("known formats: {}", known.join(", ")))
+        })
+}
+
+fn recognise(edges: &Edges) -> Option<(&'static Format, String)> {
+    FORMATS
+        .iter()
+        .find_map(|format| Some((format, (format.probe)(edges)?)))
+}
+
+fn too_short(edges: &Edges) -> Error {
+    Error::malformed(format!(
+        "image: at least one sector (512 bytes) expected, found {} bytes",
+        edges.len
+    ))
+}
+
+fn unknown(edges: &Edges) -> Error {
+    if edges.len < SECTOR {
+        return too_short(edges);
+    }
+    let start: Vec<String> = edges
+        .head
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Error::malformed(format!(
+        "image: the magic of a known format, a GPT (EFI PART at 512, at 4096 or in the last \
+         sector), an MBR with partitions (55 aa at 510) or a volume's boot sector expected, found \
+         none; it begins with {}",
+        start.join(" ")
+    ))
+    .at("image offset", "0x0")
+    .advise("if it is a raw disk whose first sectors are damaged, say --format raw")
+}
+
+/// The first and the last bytes of a file: what probes look at.
+#[derive(Debug)]
+pub struct Edges {
+    len: u64,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Edges {
+    /// The volume descriptor of a CD is what lies farthest from the front: 32 KiB + 6.
+    const HEAD_LEN: u64 = 36 * 1024;
+    /// A GPT's backup header in a sector of 4096 bytes is what lies farthest from the end.
+    const TAIL_LEN: u64 = 4096;
+
+    fn read(file: &Device) -> Result<Self> {
+        let len = file.len();
+        let piece = |offset: u64, piece_len: u64| -> Result<Vec<u8>> {
+            let piece_len = usize::try_from(piece_len)
+                .map_err(|_| Error::internal("image: probe window does not fit"))?;
+            let mut bytes = vec![0; piece_len];
+            file.read_at(offset, &mut bytes)
+                .at("image offset", format_args!("{offset:#x}"))?;
+            Ok(bytes)
+        };
+        let tail_len = len.min(Self::TAIL_LEN);
+        Ok(Self {
+            len,
+            head: piece(0, len.min(Self::HEAD_LEN))?,
+            tail: piece(len.saturating_sub(tail_len), tail_len)?,
+        })
+    }
+
+    /// `len` bytes at `offset` from the front, if the window has them.
+    fn front(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        self.head.get(offset..offset.checked_add(len)?)
+    }
+
+    /// Whether `magic` stands at `offset` from the front.
+    fn has(&self, offset: usize, magic: &[u8]) -> bool {
+        self.front(offset, magic.len()) == Some(magic)
+    }
+
+    /// Whether `magic` stands `distance` bytes before the end.
+    fn has_before_end(&self, distance: usize, magic: &[u8]) -> bool {
+        self.tail
+            .len()
+            .checked_sub(distance)
+            .and_then(|start| self.tail.get(start..start.checked_add(magic.len())?))
+            == Some(magic)
+    }
+}
+
+#[cfg(test)]
+mod tests;

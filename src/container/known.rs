@@ -1,0 +1,241 @@
+//! Formats that are recognised and not yet, or never, opened.
+//!
+//! A format that gets its own file takes its row with it.
+
+use super::{Edges, Format, Open, format};
+
+const CONVERT: &str =
+    "convert it first: qemu-img convert -O raw IMAGE disk.raw (declone reads raw disks so far)";
+const UNPACK: &str = "unpack it first";
+const EVIDENCE: &str = "declone never writes evidence; export a raw copy first (ewfexport, \
+                        affuse or the tool that made it)";
+
+/// The evidence of a magic number at a fixed place.
+fn magic(edges: &Edges, at: usize, magic: &[u8], shown: &str) -> Option<String> {
+    edges.has(at, magic).then(|| format!("{shown} at {at:#x}"))
+}
+
+pub(super) const VHD: Format = Format {
+    name: "vhd",
+    title: "a VHD",
+    probe: |edges| {
+        if edges.has(0, format::VHD) {
+            return Some("conectix at 0x0, a dynamic disk".to_owned());
+        }
+        format::VHD_FOOTERS
+            .into_iter()
+            .find(|distance| edges.has_before_end(*distance, format::VHD))
+            .map(|distance| format!("conectix {distance} bytes before the end, a fixed disk"))
+    },
+    open: Open::Refuse(
+        "convert it first: qemu-img convert -f vpc -O raw IMAGE disk.raw (declone reads raw disks \
+         so far)",
+    ),
+};
+
+pub(super) const VHDX: Format = Format {
+    name: "vhdx",
+    title: "a VHDX",
+    probe: |edges| magic(edges, 0, format::VHDX, "vhdxfile"),
+    open: Open::Refuse(CONVERT),
+};
+
+pub(super) const VMDK: Format = Format {
+    name: "vmdk",
+    title: "a VMDK",
+    probe: |edges| {
+        magic(edges, 0, format::VMDK_SPARSE, "KDMV, a sparse extent,")
+            .or_else(|| magic(edges, 0, format::VMDK_COW, "COWD, an ESX extent,"))
+            .or_else(|| magic(edges, 0, format::VMDK_DESCRIPTOR, "a disk descriptor"))
+    },
+    open: Open::Refuse(CONVERT),
+};
+
+pub(super) const QCOW: Format = Format {
+    name: "qcow2",
+    title: "a QCOW image",
+    probe: |edges| {
+        magic(edges, 0, format::QCOW, "QFI\\xfb")?;
+        let version: [u8; 4] = edges.front(4, 4)?.try_into().ok()?;
+        Some(format!(
+            "QFI\\xfb at 0x0, version {}",
+            u32::from_be_bytes(version)
+        ))
+    },
+    open: Open::Refuse(CONVERT),
+};
+
+pub(super) const VDI: Format = Format {
+    name: "vdi",
+    title: "a VirtualBox VDI",
+    probe: |edges| magic(edges, format::VDI_AT, format::VDI, "7f 10 da be"),
+    open: Open::Refuse(CONVERT),
+};
+
+pub(super) const QED: Format = Format {
+    name: "qed",
+    title: "a QED image",
+    probe: |edges| magic(edges, 0, format::QED, "QED"),
+    open: Open::Refuse(CONVERT),
+};
+
+pub(super) const PARALLELS: Format = Format {
+    name: "parallels",
+    title: "a Parallels disk",
+    probe: |edges| {
+        format::PARALLELS
+            .into_iter()
+            .find_map(|known| magic(edges, 0, known, "its signature"))
+    },
+    open: Open::Refuse(CONVERT),
+};
+
+pub(super) const WIM: Format = Format {
+    name: "wim",
+    title: "a WIM, SWM or ESD archive",
+    probe: |edges| {
+        magic(edges, 0, format::WIM, "MSWIM")
+            .or_else(|| magic(edges, 0, format::WIM_PIPABLE, "WLPWM, a pipable one,"))
+    },
+    open: Open::Refuse(
+        "it is not handled yet; apply it to a disk (wimapply, DISM) and clean the disk before you \
+         capture it again",
+    ),
+};
+
+pub(super) const FFU: Format = Format {
+    name: "ffu",
+    title: "a Full Flash Update image",
+    probe: |edges| magic(edges, format::FFU_AT, format::FFU, "SignedImage"),
+    open: Open::Refuse("its blocks are hashed and signed; apply it to a disk with DISM first"),
+};
+
+pub(super) const E01: Format = Format {
+    name: "e01",
+    title: "an EnCase evidence file (E01)",
+    probe: |edges| {
+        magic(edges, 0, format::E01, "EVF")
+            .or_else(|| magic(edges, 0, format::L01, "LVF, single files,"))
+    },
+    open: Open::Refuse(EVIDENCE),
+};
+
+pub(super) const EX01: Format = Format {
+    name: "ex01",
+    title: "an EnCase evidence file (Ex01)",
+    probe: |edges| {
+        magic(edges, 0, format::EX01, "EVF2")
+            .or_else(|| magic(edges, 0, format::LX01, "LEF2, single files,"))
+    },
+    open: Open::Refuse(EVIDENCE),
+};
+
+pub(super) const AFF4: Format = Format {
+    name: "aff4",
+    title: "an AFF4 evidence file",
+    probe: |edges| {
+        magic(edges, 0, format::ZIP, "PK")?;
+        // The first members of the archive: their names stand in the first kilobytes.
+        let front = edges.head.get(..edges.head.len().min(4096))?;
+        format::AFF4_MEMBERS
+            .into_iter()
+            .any(|name| front.windows(name.len()).any(|window| window == name))
+            .then(|| "a zip archive with AFF4 members".to_owned())
+    },
+    open: Open::Refuse(EVIDENCE),
+};
+
+pub(super) const AFF: Format = Format {
+    name: "aff",
+    title: "an AFF evidence file",
+    probe: |edges| magic(edges, 0, format::AFF, "AFF10"),
+    open: Open::Refuse(EVIDENCE),
+};
+
+pub(super) const PARTCLONE: Format = Format {
+    name: "partclone",
+    title: "a partclone image",
+    probe: |edges| magic(edges, 0, format::PARTCLONE, "partclone-image"),
+    open: Open::Refuse(
+        "restore it to a raw file first: partclone.restore -C --restore_raw_file -s IMAGE -o \
+         volume.raw",
+    ),
+};
+
+pub(super) const DMG: Format = Format {
+    name: "dmg",
+    title: "an Apple disk image",
+    probe: |edges| {
+        edges
+            .has_before_end(format::DMG_TRAILER, format::DMG)
+            .then(|| "koly 512 bytes before the end".to_owned())
+    },
+    open: Open::Refuse(CONVERT),
+};
+
+pub(super) const ISO: Format = Format {
+    name: "iso",
+    title: "a CD or DVD image",
+    probe: |edges| {
+        magic(edges, format::ISO_AT, format::ISO, "CD001")
+            .or_else(|| magic(edges, format::ISO_AT, format::UDF, "BEA01"))
+    },
+    open: Open::Refuse("extract the Windows image from it (sources\\install.wim) first"),
+};
+
+pub(super) const ZIP: Format = Format {
+    name: "zip",
+    title: "a zip archive",
+    probe: |edges| magic(edges, 0, format::ZIP, "PK"),
+    open: Open::Refuse(UNPACK),
+};
+
+pub(super) const SEVEN_ZIP: Format = Format {
+    name: "7z",
+    title: "a 7z archive",
+    probe: |edges| magic(edges, 0, format::SEVEN_ZIP, "7z"),
+    open: Open::Refuse(UNPACK),
+};
+
+pub(super) const XZ: Format = Format {
+    name: "xz",
+    title: "an xz file",
+    probe: |edges| magic(edges, 0, format::XZ, "its signature"),
+    open: Open::Refuse(UNPACK),
+};
+
+pub(super) const ZSTD: Format = Format {
+    name: "zstd",
+    title: "a Zstandard file",
+    probe: |edges| magic(edges, 0, format::ZSTD, "its signature"),
+    open: Open::Refuse(UNPACK),
+};
+
+pub(super) const BZIP2: Format = Format {
+    name: "bzip2",
+    title: "a bzip2 file",
+    probe: |edges| {
+        edges
+            .has(4, format::BZIP2_BLOCK)
+            .then(|| magic(edges, 0, format::BZIP2, "BZh"))
+            .flatten()
+    },
+    open: Open::Refuse(UNPACK),
+};
+
+pub(super) const GZIP: Format = Format {
+    name: "gzip",
+    title: "a gzip file",
+    probe: |edges| magic(edges, 0, format::GZIP, "1f 8b 08"),
+    open: Open::Refuse(UNPACK),
+};
+
+pub(super) const HIVE: Format = Format {
+    name: "hive",
+    title: "a registry hive, not a disk",
+    probe: |edges| magic(edges, 0, format::HIVE, "regf"),
+    open: Open::Refuse(
+        "a hive alone is not cleaned: its logs and its copies hold the identity too; give the \
+         disk image it comes from",
+    ),
+};

@@ -1,0 +1,221 @@
+//! Every format by its evidence, and files that are nothing.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::*;
+use crate::device::Memory;
+
+fn open_bytes(bytes: &[u8], forced: Option<&str>) -> Result<Opened> {
+    open(Arc::new(Memory::new(bytes.to_vec())), forced)
+}
+
+/// 64 KiB with these bytes at these places.
+fn image(pieces: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![0; 65_536];
+    for (at, piece) in pieces {
+        bytes[*at..*at + piece.len()].copy_from_slice(piece);
+    }
+    bytes
+}
+
+fn entry(status: u8, kind: u8, start: u32, count: u32) -> [u8; 16] {
+    let mut entry = [0; 16];
+    (entry[0], entry[4]) = (status, kind);
+    entry[8..12].copy_from_slice(&start.to_le_bytes());
+    entry[12..].copy_from_slice(&count.to_le_bytes());
+    entry
+}
+
+const SIGNATURE: (usize, &[u8]) = (510, &[0x55, 0xAA]);
+
+#[test]
+fn known_formats_are_refused_by_name() {
+    let samples: &[(&str, usize, &[u8])] = &[
+        ("a VHD (conectix at 0x0", 0, b"conectix"),
+        ("a VHD (conectix 512 bytes", 65_536 - 512, b"conectix"),
+        ("a VHD (conectix 511 bytes", 65_536 - 511, b"conectix"),
+        ("a VHDX (", 0, b"vhdxfile"),
+        ("a VMDK (KDMV", 0, b"KDMV\x01\0\0\0"),
+        ("a VMDK (COWD", 0, b"COWD"),
+        ("a VMDK (a disk descriptor", 0, b"# Disk DescriptorFile\n"),
+        (
+            "a QCOW image (QFI\\xfb at 0x0, version 3)",
+            0,
+            b"QFI\xFB\0\0\0\x03",
+        ),
+        ("a VirtualBox VDI (", 0x40, &[0x7F, 0x10, 0xDA, 0xBE]),
+        ("(E01)", 0, b"EVF\x09\x0D\x0A\xFF\x00"),
+        ("(Ex01)", 0, b"EVF2\x0D\x0A\x81\x00"),
+        (
+            "an AFF4 evidence file",
+            0,
+            b"PK\x03\x04......................container.description",
+        ),
+        (
+            "a zip archive",
+            0,
+            b"PK\x03\x04......................readme.txt",
+        ),
+        ("a WIM, SWM or ESD", 0, b"MSWIM\0\0\0"),
+        ("a WIM, SWM or ESD", 0, b"WLPWM\0\0\0"),
+        ("a Full Flash Update", 4, b"SignedImage "),
+        ("an Apple disk image", 65_536 - 512, b"koly"),
+        ("a CD or DVD image", 0x8001, b"CD001"),
+        ("a gzip file", 0, &[0x1F, 0x8B, 8]),
+        ("an xz file", 0, &[0xFD, b'7', b'z', b'X', b'Z', 0]),
+        ("a 7z archive", 0, &[b'7', b'z', 0xBC, 0xAF, 0x27, 0x1C]),
+        ("a Zstandard file", 0, &[0x28, 0xB5, 0x2F, 0xFD]),
+        ("a bzip2 file", 0, b"BZh91AY&SY"),
+        ("a registry hive", 0, b"regf"),
+        ("a partclone image", 0, b"partclone-image0002"),
+    ];
+    for (want, at, magic) in samples {
+        let error = open_bytes(&image(&[(*at, magic)]), None).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{want}");
+        assert!(error.what().contains(want), "{want}: {error}");
+        assert!(error.advice().unwrap().contains("--format raw"), "{error}");
+    }
+}
+
+#[test]
+fn small_files_of_known_formats_are_still_named() {
+    let descriptor = b"# Disk DescriptorFile\nversion=1\n";
+    let error = open_bytes(descriptor, None).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+}
+
+#[test]
+fn a_raw_disk_is_recognised_by_evidence() {
+    let ntfs: (usize, &[u8]) = (0, b"\xEB\x52\x90NTFS    ");
+    let samples: &[(&str, Vec<u8>)] = &[
+        (
+            "MBR with 1 partition (55",
+            image(&[(0x1BE, &entry(0x80, 7, 63, 60)), SIGNATURE]),
+        ),
+        ("EFI PART at 0x200", image(&[(512, b"EFI PART")])),
+        ("EFI PART at 0x1000", image(&[(4096, b"EFI PART")])),
+        ("backup GPT", image(&[(65_536 - 512, b"EFI PART")])),
+        ("backup GPT", image(&[(65_536 - 4096, b"EFI PART")])),
+        ("boot sector of NTFS", image(&[ntfs, SIGNATURE])),
+        (
+            "boot sector of BitLocker",
+            image(&[(3, b"-FVE-FS-"), SIGNATURE]),
+        ),
+        (
+            "boot sector of FAT",
+            image(&[
+                (0, b"\xEB\x3C\x90mkfs.fat\x00\x02\x04\x01\x00\x02"),
+                (0x15, &[0xF8]),
+                SIGNATURE,
+            ]),
+        ),
+    ];
+    for (want, bytes) in samples {
+        let opened = open_bytes(bytes, None).unwrap();
+        assert_eq!(opened.format, "raw");
+        assert!(
+            opened.evidence.contains(want),
+            "{want}: {}",
+            opened.evidence
+        );
+        assert_eq!((opened.virtual_len, opened.file_len), (65_536, 65_536));
+        assert!(opened.notes.is_empty());
+    }
+}
+
+#[test]
+fn what_shows_nothing_is_not_raw() {
+    let samples = [
+        image(&[]),
+        image(&[SIGNATURE]),
+        image(&[(0x1BE, &entry(0x12, 7, 63, 60)), SIGNATURE]),
+        image(&[(0x1BE, &entry(0x80, 7, 1_000_000, 60)), SIGNATURE]),
+        image(&[(0x1BE, &entry(0x80, 7, 63, 60))]),
+        image(&[(0, b"some text file\n")]),
+    ];
+    for bytes in samples {
+        let error = open_bytes(&bytes, None).unwrap_err();
+        assert_eq!(error.kind(), Kind::Malformed);
+        assert!(error.what().contains("expected, found none"), "{error}");
+    }
+}
+
+#[test]
+fn files_shorter_than_a_sector_are_no_disks() {
+    for len in [0, 1, 511] {
+        for forced in [None, Some("raw")] {
+            let error = open_bytes(&vec![0; len], forced).unwrap_err();
+            assert_eq!(error.kind(), Kind::Malformed);
+            let want =
+                format!("image: at least one sector (512 bytes) expected, found {len} bytes");
+            assert_eq!(error.what(), want);
+        }
+    }
+}
+
+#[test]
+fn a_raw_disk_that_begins_like_another_format_needs_to_be_named() {
+    for magic in [&b"QFI\xFB\0\0\0\x02"[..], b"KDMV", b"conectix"] {
+        let bytes = image(&[(0, magic), (0x1BE, &entry(0x80, 7, 63, 60)), SIGNATURE]);
+        let error = open_bytes(&bytes, None).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        let opened = open_bytes(&bytes, Some("raw")).unwrap();
+        assert_eq!(
+            (opened.format, opened.evidence.as_str()),
+            ("raw", "--format")
+        );
+        assert!(
+            opened.notes[0].contains("the file looks like a"),
+            "{:?}",
+            opened.notes
+        );
+    }
+}
+
+#[test]
+fn a_forced_raw_disk_that_shows_nothing_is_noted() {
+    let opened = open_bytes(&vec![7; 1000], Some("raw")).unwrap();
+    assert!(opened.notes[0].contains("nothing in the file confirms it"));
+    assert!(opened.notes[1].contains("488 bytes are left over"));
+}
+
+#[test]
+fn a_forced_format_that_is_not_handled_is_refused() {
+    let bytes = image(&[(0x1BE, &entry(0x80, 7, 63, 60)), SIGNATURE]);
+    let error = open_bytes(&bytes, Some("vhdx")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    let error = open_bytes(&bytes, Some("vhdy\u{1b}")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.to_string().contains("vhdy\\u{1b}") && error.to_string().contains("qcow2"));
+}
+
+#[test]
+fn names_are_used_once_and_raw_comes_last() {
+    let names: BTreeSet<&str> = FORMATS.iter().map(|format| format.name).collect();
+    assert_eq!(names.len(), FORMATS.len());
+    assert_eq!(FORMATS.last().unwrap().name, "raw");
+}
+
+#[test]
+fn random_files_never_panic() {
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    for len in 0..3000 {
+        let bytes: Vec<u8> = (0..len)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect();
+        drop(open_bytes(&bytes, None));
+    }
+}
