@@ -83,6 +83,8 @@ pub struct FileEntry {
     pub paths: Vec<WinPath>,
     /// Every name the file has, DOS aliases included.
     pub names: Vec<Name>,
+    /// The directories that these names are in.
+    pub parents: Vec<FileId>,
     /// Length of the main data stream.
     pub len: u64,
     /// How it is stored.
@@ -269,8 +271,8 @@ pub trait FileTree: fmt::Debug + Send + Sync {
     /// files' parents' indexes. With a label each.
     fn trace_areas(&self, ids: &[FileId]) -> Result<Vec<(String, Vec<Range<u64>>)>>;
 
-    /// Who owns each of these bytes; one pass for all.
-    fn owners(&self, offsets: &[VolumeOffset]) -> Result<Vec<Owner>>;
+    /// Who owns each of these bytes; one pass for all, or none if the `likely` files own them all.
+    fn owners(&self, offsets: &[VolumeOffset], likely: &[FileId]) -> Result<Vec<Owner>>;
 
     /// Overwrites bytes of the main data stream without changing anything else.
     fn overwrite(&self, id: FileId, offset: FileOffset, bytes: &[u8]) -> Result<()> {

@@ -1,2 +1,20 @@
-//! (room under construction)
+//! Volumes: which file system is it, and the one file system declone edits.
+//!
+//! In: a device that starts at a boot sector. Out: a [`Probe`] by evidence, a [`ntfs::Ntfs`].
+//! Knows: units, error, bytes, text, device, tree. Facts from: `ntfs/format.rs`, `probe.rs`.
+//! Never: knows which files matter, what a hive is, or where the volume lies on the disk.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
 pub mod ntfs;
+mod probe;
+pub mod widths;
+
+pub use probe::{FILESYSTEMS, FileSystem, Kind, Probe, probe};

@@ -1,0 +1,384 @@
+//! The census: files by name and a fingerprint of all files, in one pass over $MFT.
+
+use super::{
+    Ntfs,
+    entry::Parents,
+    format::{attribute, code, file_name, record, standard_information},
+    scan::{Problems, Scanned, resident_value},
+    upcase::UpCase,
+};
+use crate::{
+    error::{Error, Result},
+    text::ascii_upcase,
+    tree::{Census, Listing, MetadataChunk, NamePattern},
+    units::MftReference,
+};
+
+/// A machine has a handful of files of the names declone looks for; a million only cost time.
+const MAX_FOUND: usize = 20_000;
+
+/// Two 64-bit lanes of multiply-and-shift mixing. Finds accidents, not attackers: both sides of
+/// every comparison are made by declone from the same volume.
+#[derive(Clone, Copy, Debug)]
+struct Mixer {
+    a: u64,
+    b: u64,
+}
+
+impl Mixer {
+    fn new(seed: u64) -> Self {
+        let mut mixer = Self {
+            a: 0x243F_6A88_85A3_08D3,
+            b: 0x1319_8A2E_0370_7344,
+        };
+        mixer.word(seed);
+        mixer
+    }
+
+    #[inline]
+    fn word(&mut self, word: u64) {
+        self.a = (self.a ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.a ^= self.a.wrapping_shr(29);
+        self.b = (self.b.rotate_left(23) ^ word).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        self.b ^= self.b.wrapping_shr(31);
+    }
+
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.word(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        for (to, from) in last.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        self.word(
+            u64::from_le_bytes(last) ^ u64::try_from(bytes.len()).unwrap_or(0).rotate_left(56),
+        );
+    }
+
+    fn finish(mut self) -> u128 {
+        self.word(self.a.rotate_left(32) ^ self.b);
+        u128::from(self.a).wrapping_shl(64) | u128::from(self.b)
+    }
+}
+
+/// What a record in use adds to the listing: its number, sequence, flags, base; every name with its
+/// parent; every data stream with its name, length and flags; the DOS attributes; which other
+/// attributes there are. Not the indexes and bitmaps (removing a file changes its directory's), nor
+/// times, LSNs and update sequences.
+pub(super) fn contribution(
+    scanned: Scanned<'_>,
+    mut each_name: impl FnMut(&[u8]),
+) -> (Listing, std::result::Result<(), &'static str>) {
+    let mut listing = Listing::default();
+    let base = scanned.u64(record::BASE);
+    let mut mixer = Mixer::new(scanned.number);
+    mixer.word(
+        u64::from(scanned.u16(record::SEQUENCE))
+            | u64::from(scanned.u16(record::FLAGS)).wrapping_shl(16),
+    );
+    mixer.word(base);
+    if base == 0 {
+        listing.files = 1;
+    }
+    let mut names = 0u64;
+    let walked = if scanned.valid {
+        scanned.each_attribute(|code, bytes| match code {
+            code::INDEX_ROOT | code::INDEX_ALLOCATION | code::BITMAP => {}
+            code::FILE_NAME => {
+                let Some(value) = resident_value(bytes) else {
+                    return;
+                };
+                names = names.saturating_add(1);
+                let parent = value.first_chunk::<8>().copied().unwrap_or_default();
+                mixer.word(u64::from_le_bytes(parent));
+                let name = value.get(file_name::NAME_LEN..).unwrap_or_default();
+                mixer.bytes(name);
+                each_name(name);
+            }
+            code::STANDARD_INFORMATION => {
+                let value = resident_value(bytes).unwrap_or_default();
+                let at = standard_information::ATTRIBUTES;
+                mixer.bytes(value.get(at..at.saturating_add(4)).unwrap_or_default());
+            }
+            code::DATA => data_stream(&mut mixer, bytes),
+            other => mixer.word(u64::from(other)),
+        })
+    } else {
+        Err("a valid update sequence")
+    };
+    if walked.is_err() {
+        mixer.word(u64::MAX);
+    }
+    listing.names = names;
+    listing.sum = mixer.finish();
+    (listing, walked)
+}
+
+/// The name, length and flags of a data stream; of a further piece only its first VCN.
+fn data_stream(mixer: &mut Mixer, bytes: &[u8]) {
+    let array = |at: usize| -> [u8; 8] {
+        bytes
+            .get(at..)
+            .and_then(<[u8]>::first_chunk::<8>)
+            .copied()
+            .unwrap_or_default()
+    };
+    let [non_resident, name_len, n0, n1, f0, f1, _, _] = array(attribute::NON_RESIDENT);
+    let name_at = usize::from(u16::from_le_bytes([n0, n1]));
+    let name_end = name_at.saturating_add(usize::from(name_len).saturating_mul(2));
+    mixer.bytes(bytes.get(name_at..name_end).unwrap_or_default());
+    mixer.word(u64::from_le_bytes([0x80, 0, f0, f1, 0, 0, 0, 0]));
+    if non_resident == 0 {
+        let [l0, l1, l2, l3, ..] = array(attribute::VALUE_LEN);
+        mixer.word(u64::from(u32::from_le_bytes([l0, l1, l2, l3])));
+        return;
+    }
+    let first = u64::from_le_bytes(array(attribute::FIRST_VCN));
+    mixer.word(first);
+    if first == 0 {
+        mixer.word(u64::from_le_bytes(array(attribute::DATA_LEN)));
+    }
+}
+
+/// Names to look for, arranged so that almost every other name is dismissed by its length or its
+/// first unit.
+#[derive(Debug)]
+struct Matcher<'a> {
+    upcase: &'a UpCase,
+    patterns: Vec<NamePattern>,
+    lengths: [bool; 256],
+    first_ascii: [bool; 128],
+    first_other: bool,
+}
+
+impl<'a> Matcher<'a> {
+    fn new(upcase: &'a UpCase, patterns: &[NamePattern]) -> Self {
+        let mut matcher = Self {
+            upcase,
+            patterns: patterns
+                .iter()
+                .map(|pattern| NamePattern {
+                    folded: upcase.fold_name(&pattern.folded),
+                    prefix: pattern.prefix,
+                })
+                .collect(),
+            lengths: [false; 256],
+            first_ascii: [false; 128],
+            first_other: false,
+        };
+        for pattern in &matcher.patterns {
+            let len = pattern.folded.len();
+            for (at, place) in matcher.lengths.iter_mut().enumerate() {
+                *place |= at == len || (pattern.prefix && at >= len);
+            }
+            match pattern.folded.first() {
+                // Units above ASCII may fold to ASCII (long s): they all pass the filter.
+                Some(unit) => {
+                    if let Some(place) = matcher.first_ascii.get_mut(usize::from(*unit)) {
+                        *place = true;
+                    }
+                }
+                None => matcher.first_ascii = [true; 128],
+            }
+            matcher.first_other = true;
+        }
+        matcher
+    }
+
+    /// Whether a name (length byte, namespace byte, units) is one of those looked for.
+    #[inline]
+    fn matches(&self, name: &[u8]) -> bool {
+        let Some(([len, _, u0, u1], _)) = name.split_first_chunk::<4>() else {
+            return false;
+        };
+        let first = u16::from_le_bytes([*u0, *u1]);
+        let may = self.lengths.get(usize::from(*len)).copied() == Some(true)
+            && self
+                .first_ascii
+                .get(usize::from(ascii_upcase(first)))
+                .copied()
+                .unwrap_or(self.first_other);
+        may && self.matches_slowly(usize::from(*len), name)
+    }
+
+    fn matches_slowly(&self, len: usize, name: &[u8]) -> bool {
+        let units = name.get(2..).unwrap_or_default().as_chunks::<2>().0;
+        let Some(units) = units.get(..len) else {
+            return false;
+        };
+        let folded: Vec<u16> = units
+            .iter()
+            .map(|pair| self.upcase.fold(u16::from_le_bytes(*pair)))
+            .collect();
+        self.patterns
+            .iter()
+            .any(|pattern| pattern.matches_folded(&folded))
+    }
+}
+
+/// What one reading thread gathers.
+#[derive(Debug, Default)]
+struct Part {
+    found: Vec<MftReference>,
+    listing: Listing,
+}
+
+impl Ntfs {
+    /// See [`FileTree::census`](crate::tree::FileTree::census).
+    pub(super) fn take_census(
+        &self,
+        patterns: &[NamePattern],
+        search: &mut dyn FnMut(MetadataChunk<'_>),
+    ) -> Result<Census> {
+        let matcher = Matcher::new(&self.upcase, patterns);
+        let (parts, mut problems) = self.scan(
+            |part: &mut Part, scanned, problems| {
+                if !scanned.is_in_use() {
+                    return;
+                }
+                let mut matched = false;
+                let (sum, walked) = contribution(scanned, |name| matched |= matcher.matches(name));
+                part.listing.add(&sum);
+                if matched && part.found.len() <= MAX_FOUND {
+                    let base = MftReference(scanned.u64(record::BASE));
+                    let own = MftReference::new(scanned.number, scanned.u16(record::SEQUENCE));
+                    part.found.push(if base.0 == 0 { own } else { base });
+                }
+                if let Err(expected) = walked
+                    && scanned.valid
+                {
+                    problems.add(format_args!(
+                        "file record: {expected} expected, found otherwise (file record {})",
+                        scanned.number
+                    ));
+                }
+            },
+            search,
+        )?;
+        let mut found: Vec<MftReference> = Vec::new();
+        let mut listing = Listing::default();
+        for part in parts {
+            listing.add(&part.listing);
+            found.extend(part.found);
+        }
+        found.sort_unstable();
+        found.dedup();
+        if found.len() > MAX_FOUND {
+            return Err(Error::limit(format!(
+                "census: at most {MAX_FOUND} files of the names looked for expected, found more"
+            )));
+        }
+        let mut entries = Vec::with_capacity(found.len());
+        let mut parents = Parents::default();
+        for reference in found {
+            let entry = self
+                .file_at(reference)
+                .and_then(|file| self.entry_of_file(&file, &mut parents));
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err(error) => add_error(&mut problems, reference, &error),
+            }
+        }
+        Ok(Census {
+            found: entries,
+            listing,
+            problems: problems.lines,
+            problem_count: problems.count,
+        })
+    }
+}
+
+/// A file that matched and could not be read must be seen even if the list is full.
+fn add_error(problems: &mut Problems, reference: MftReference, error: &Error) {
+    problems.count = problems.count.saturating_add(1);
+    problems
+        .lines
+        .push(format!("file {reference} has a name looked for: {error}"));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions
+    )]
+    use super::super::record::tests::{record_of, resident};
+    use super::*;
+
+    fn name_value(parent: u64, name: &str) -> Vec<u8> {
+        let units: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let mut v = vec![0u8; 0x42];
+        v[..8].copy_from_slice(&parent.to_le_bytes());
+        v[0x40] = (units.len() / 2) as u8;
+        v[0x41] = 1;
+        v.extend(units);
+        v
+    }
+
+    fn of(bytes: &[u8]) -> (Listing, Vec<Vec<u8>>) {
+        let mut names = Vec::new();
+        let scanned = Scanned {
+            number: 30,
+            bytes,
+            valid: true,
+        };
+        let (listing, walked) = contribution(scanned, |name| names.push(name.to_vec()));
+        walked.unwrap();
+        (listing, names)
+    }
+
+    #[test]
+    fn the_listing_sees_names_and_lengths_and_nothing_volatile() {
+        let good = record_of(
+            30,
+            &[
+                resident(0x10, 0, &[0; 72]),
+                resident(0x30, 1, &name_value(5, "Smscfg.ini")),
+                resident(0x80, 2, b"hello"),
+            ],
+        );
+        let (listing, names) = of(&good);
+        assert_eq!((listing.files, listing.names, names.len()), (1, 1, 1));
+        let changed = |at: usize| {
+            let mut r = good.clone();
+            r[at] ^= 1;
+            of(&r).0.sum
+        };
+        for at in [
+            0x10,
+            0x16,
+            0x17,
+            0x50 + 0x20,
+            0x98 + 0x18,
+            0x98 + 0x18 + 0x42,
+        ] {
+            assert_ne!(changed(at), listing.sum, "{at:#x}");
+        }
+        // LSN, update sequence, a time, the name's copied size.
+        for at in [0x08, 0x30, 0x50, 0x98 + 0x18 + 0x30] {
+            assert_eq!(changed(at), listing.sum, "{at:#x}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_folded_and_whole() {
+        let upcase = UpCase::fallback();
+        let matcher = Matcher::new(
+            &upcase,
+            &[
+                NamePattern::exact("Smscfg.ini"),
+                NamePattern::prefix("SOFTWARE."),
+            ],
+        );
+        let m = |name: &str| matcher.matches(&name_value(5, name)[0x40..]);
+        assert!(m("SMSCFG.INI") && m("smscfg.ini") && m("software.LOG1") && m("Software."));
+        assert!(!m("Smscfg.in") && !m("Smscfg.ini ") && !m("software") && !m("xmscfg.ini"));
+        assert!(!matcher.matches(&[]));
+        assert!(!matcher.matches(&[10, 1, b'S', 0]));
+    }
+}

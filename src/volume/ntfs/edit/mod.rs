@@ -1,0 +1,45 @@
+//! Editing NTFS: overwriting in place, removing files, wiping residue.
+//!
+//! In: an [`Ntfs`] whose device is an overlay. Out: writes to that device, all checked first.
+//! Knows: units, error, bytes, text, device, tree, the reading half of this volume.
+//! Never: allocates, repairs, follows a reparse point, changes a time stamp, an LSN or the log,
+//! or writes anything when a structure it needs is not sound. On an error the caller throws the
+//! overlay away.
+
+mod balance;
+mod bits;
+mod index;
+mod node;
+mod overwrite;
+mod pack;
+mod place;
+mod record;
+mod remove;
+mod target;
+mod tree;
+mod view_index;
+mod wipe;
+
+use std::ops::Range;
+
+use super::Ntfs;
+use crate::{
+    error::Result,
+    tree::{Disposition, FileId, Removal},
+    units::FileOffset,
+};
+
+/// Overwrites bytes of a file's main data stream without changing anything else.
+pub fn overwrite(vol: &Ntfs, id: FileId, offset: FileOffset, bytes: &[u8]) -> Result<()> {
+    overwrite::overwrite(vol, id, offset, bytes)
+}
+
+/// Removes files with all their names and streams.
+pub fn remove(vol: &Ntfs, ids: &[FileId]) -> Result<Removal> {
+    remove::remove(vol, ids)
+}
+
+/// Zeroes stale bytes at the hits; live data is left.
+pub fn wipe_residue(vol: &Ntfs, hits: &[Range<u64>]) -> Result<Vec<Disposition>> {
+    wipe::wipe_residue(vol, hits)
+}
