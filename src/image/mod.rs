@@ -1,0 +1,295 @@
+//! The stairwell: the only place that knows container, partition and volume together.
+//!
+//! In: a device that is the image file (or an overlay over it). Out: [`Image`]: volumes as file
+//! trees, each with its way down the address ladder.
+//! Knows: container, partition, volume, device, tree. Facts from: those rooms.
+//! Never: knows what a Windows is; writes.
+
+use std::sync::Arc;
+
+use crate::{
+    container,
+    device::{Device, Slice},
+    error::{Error, Kind, Result},
+    partition::{self, Scheme, Slot, Table},
+    tree::{Extent, FileEntry, FileId, FileTree, Storage},
+    units::{DiskOffset, FileOffset, ImageOffset, VolumeOffset},
+    volume::{self, ntfs::Ntfs},
+};
+
+/// How to open.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--format`: take this container format without asking the probes.
+    pub format: Option<String>,
+    /// `--partition`: only this one.
+    pub partition: Option<u32>,
+}
+
+/// An image file, opened down to its volumes.
+#[derive(Debug)]
+pub struct Image {
+    /// Container format, e.g. "raw".
+    pub format: &'static str,
+    /// By what the format was recognised.
+    pub evidence: String,
+    /// Remarks of the container and partition rooms.
+    pub notes: Vec<String>,
+    /// Length of the image file in bytes.
+    pub file_len: u64,
+    /// Length of the disk inside in bytes.
+    pub disk_len: u64,
+    /// The partition table (one slot for a disk that is one volume).
+    pub table: Table,
+    /// Everything in the table, readable or not.
+    pub volumes: Vec<Volume>,
+    /// The disk.
+    pub disk: Device,
+}
+
+/// One slot of the partition table with what is in it.
+#[derive(Debug)]
+pub struct Volume {
+    /// Partition number as users count, from 1.
+    pub partition: u32,
+    /// First byte in the disk.
+    pub start: DiskOffset,
+    /// Length in bytes.
+    pub len: u64,
+    /// Type as the partition table has it.
+    pub slot_kind: String,
+    /// Name in the partition table.
+    pub slot_name: Option<String>,
+    /// File system, as a person calls it.
+    pub filesystem: String,
+    /// The file system, if it was looked for.
+    pub kind: Option<volume::Kind>,
+    /// The files, if declone can read them.
+    pub content: Content,
+}
+
+/// What can be done with a volume.
+#[derive(Debug)]
+pub enum Content {
+    /// Its files can be read.
+    Files(Box<dyn FileTree>),
+    /// Known not to be a place for Windows files that declone handles; with the reason.
+    Closed(String),
+    /// It should have been readable and is not.
+    Broken(Error),
+    /// Not looked at because the user chose another partition.
+    Skipped,
+}
+
+impl Volume {
+    /// The file tree, if there is one.
+    #[must_use]
+    pub fn tree(&self) -> Option<&dyn FileTree> {
+        match &self.content {
+            Content::Files(tree) => Some(tree.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// Down the ladder: volume to disk.
+    #[must_use]
+    pub fn disk_offset(&self, at: VolumeOffset) -> Option<DiskOffset> {
+        self.start.checked_add(at.get())
+    }
+
+    /// Down the ladder: volume to image file. In a raw image the disk is the file.
+    #[must_use]
+    pub fn image_offset(&self, at: VolumeOffset) -> Option<ImageOffset> {
+        self.disk_offset(at).map(|disk| ImageOffset(disk.get()))
+    }
+
+    /// Up the ladder: image file to volume, if the byte lies in this volume.
+    #[must_use]
+    pub fn volume_offset(&self, at: ImageOffset) -> Option<VolumeOffset> {
+        let inside = at.get().checked_sub(self.start.get())?;
+        (inside < self.len).then_some(VolumeOffset(inside))
+    }
+
+    /// Where a byte of a file lies in the volume, `None` in a hole or past the end.
+    pub fn place_of(&self, id: FileId, at: FileOffset) -> Result<Option<VolumeOffset>> {
+        let Some(tree) = self.tree() else {
+            return Ok(None);
+        };
+        Ok(place_in(&tree.extents(id)?, at))
+    }
+
+    /// An error from inside this volume, with the rungs below: partition and image offset.
+    #[must_use]
+    pub fn climb(&self, error: Error) -> Error {
+        let image = error
+            .trail()
+            .iter()
+            .rev()
+            .find(|place| place.space == "volume offset")
+            .and_then(|place| u64::from_str_radix(place.value.trim_start_matches("0x"), 16).ok())
+            .and_then(|at| self.image_offset(VolumeOffset(at)));
+        let error = error.at("partition", self.partition);
+        match image {
+            Some(at) => error.at("image offset", at),
+            None => error,
+        }
+    }
+}
+
+/// Where a byte of a stream with these extents lies in the volume.
+#[must_use]
+pub fn place_in(extents: &[Extent], at: FileOffset) -> Option<VolumeOffset> {
+    extents.iter().find_map(|extent| {
+        let inside = at.get().checked_sub(extent.file_offset.get())?;
+        if inside < extent.len {
+            extent.volume_offset?.checked_add(inside)
+        } else {
+            None
+        }
+    })
+}
+
+/// Opens an image down to its volumes. A volume that cannot be read is not an error: the others
+/// may be fine, and `scan` names the reason.
+pub fn open(file: Device, options: &Options) -> Result<Image> {
+    let file_len = file.len();
+    let opened = container::open(file, options.format.as_deref())?;
+    let table = partition::read(&opened.disk)?;
+    let mut volumes = Vec::new();
+    for slot in &table.slots {
+        volumes.push(open_slot(&opened.disk, slot, options)?);
+    }
+    if let Some(number) = options.partition
+        && !volumes.iter().any(|volume| volume.partition == number)
+    {
+        let known: Vec<String> = volumes.iter().map(|v| v.partition.to_string()).collect();
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "--partition: one of {} expected, found {number}",
+                known.join(", ")
+            ),
+        ));
+    }
+    Ok(Image {
+        format: opened.format,
+        evidence: opened.evidence,
+        notes: opened.notes,
+        file_len,
+        disk_len: opened.disk.len(),
+        table,
+        volumes,
+        disk: opened.disk,
+    })
+}
+
+fn open_slot(disk: &Device, slot: &Slot, options: &Options) -> Result<Volume> {
+    let mut volume = Volume {
+        partition: slot.number,
+        start: DiskOffset(slot.start),
+        len: slot.len,
+        slot_kind: slot.kind.clone(),
+        slot_name: slot.name.clone(),
+        filesystem: "not looked at".to_owned(),
+        kind: None,
+        content: Content::Skipped,
+    };
+    if options
+        .partition
+        .is_some_and(|number| number != slot.number)
+    {
+        return Ok(volume);
+    }
+    if let Some(reason) = &slot.skip {
+        volume.content = Content::Closed(reason.clone());
+        return Ok(volume);
+    }
+    let inside = disk.len().saturating_sub(slot.start).min(slot.len);
+    let device: Device = Arc::new(Slice::new(disk.clone(), slot.start, inside)?);
+    let probe = match volume::probe(&device) {
+        Ok(probe) => probe,
+        Err(error) => {
+            volume.content = Content::Broken(volume.climb(error));
+            return Ok(volume);
+        }
+    };
+    volume.filesystem = probe.kind.name().to_owned();
+    volume.kind = Some(probe.kind);
+    volume.content = match probe.kind {
+        volume::Kind::Ntfs => match Ntfs::open(device) {
+            Ok(ntfs) => {
+                volume.filesystem = ntfs.label();
+                Content::Files(Box::new(ntfs))
+            }
+            Err(error) => Content::Broken(volume.climb(error)),
+        },
+        _ => Content::Closed(match probe.advice {
+            Some(advice) => format!("{}; {advice}", probe.evidence),
+            None => probe.evidence,
+        }),
+    };
+    Ok(volume)
+}
+
+/// Largest hive that is read into memory. A hive can hold 2 GiB at most: its cells are addressed by
+/// 31 bits (`shared/facts/hive.md` section 1).
+const HIVE_LIMIT: u64 = 2 << 30;
+
+/// Largest compressed or sparse hive that is read: there the length is not backed by clusters.
+const SQUEEZED_LIMIT: u64 = 256 << 20;
+
+/// From this length on a file is read by two threads.
+const PARALLEL_LEN: usize = 8 << 20;
+
+/// The whole of a file that is read into memory at once: a hive.
+pub fn read_whole(tree: &dyn FileTree, entry: &FileEntry) -> Result<Vec<u8>> {
+    let limit = match entry.storage {
+        Storage::Plain | Storage::Resident => HIVE_LIMIT,
+        _ => SQUEEZED_LIMIT,
+    };
+    let too_long = || {
+        Error::limit(format!(
+            "hive: at most {limit} bytes expected, found {}",
+            entry.len
+        ))
+        .at("file", entry.path())
+    };
+    let len = usize::try_from(entry.len.min(limit.saturating_add(1))).map_err(|_| too_long())?;
+    if entry.len > limit {
+        return Err(too_long());
+    }
+    let mut bytes = Vec::<u8>::new();
+    bytes.try_reserve_exact(len).map_err(|_| too_long())?;
+    drop(bytes);
+    // Zeroed by the kernel page by page, not twice.
+    let mut bytes = vec![0; len];
+    // Copying out of the page cache is what a large hive costs; there are two cores.
+    let half = if len >= PARALLEL_LEN { len / 2 } else { 0 };
+    let (front, back) = bytes.split_at_mut(half);
+    let (first, second) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| match front.is_empty() {
+            true => Ok(()),
+            false => tree.read_at(entry.id, FileOffset(0), front),
+        });
+        let mine = tree.read_at(entry.id, FileOffset(half as u64), back);
+        (other.join(), mine)
+    });
+    first.map_err(|_| Error::internal("hive: the reading thread died"))??;
+    second?;
+    Ok(bytes)
+}
+
+impl Image {
+    /// The bytes of one volume, as far as the image file has them.
+    pub fn volume_device(&self, volume: &Volume) -> Result<Device> {
+        let start = volume.start.get();
+        let len = self.disk.len().saturating_sub(start).min(volume.len);
+        Ok(Arc::new(Slice::new(self.disk.clone(), start, len)?))
+    }
+
+    /// Whether the disk is one volume without a table.
+    #[must_use]
+    pub fn is_whole_disk(&self) -> bool {
+        self.table.scheme == Scheme::WholeDisk
+    }
+}

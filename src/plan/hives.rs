@@ -1,0 +1,351 @@
+//! The hive half of planning: what the rules find in one hive file.
+
+use std::sync::Mutex;
+
+use super::{
+    Finding, HivePlan, Subject, VolumePlan, ladder,
+    tokens::{self, Class, Token},
+};
+use crate::{
+    error::{Error, Kind, Place, Result},
+    hive::{Hive, HiveEdit, State, ValueRef},
+    image::{Volume, place_in},
+    rules::{Action, Rule, Target},
+    text::{Name, escape},
+    tree::{Extent, FileTree, Storage},
+    units::{FileOffset, HiveOffset},
+    windows::{HiveFile, Role, Shape},
+};
+
+pub(super) fn plan_hive(
+    volume: &Volume,
+    tree: &dyn FileTree,
+    file: &HiveFile,
+    installations: &[String],
+    rules: &[Rule],
+    tokens: &mut Vec<Token>,
+    part: &mut VolumePlan,
+) -> Result<()> {
+    let path = file.entry.path();
+    let role = match &file.role {
+        Role::Live(i) => format!(
+            "hive of {}",
+            installations.get(*i).map_or("?", String::as_str)
+        ),
+        Role::Copy(what) => (*what).to_owned(),
+        Role::Log => {
+            if file.entry.len > 0 {
+                part.logs.push(file.entry.clone());
+            }
+            return Ok(());
+        }
+    };
+    let live = matches!(file.role, Role::Live(_));
+    match &file.shape {
+        Shape::Hive => {}
+        Shape::Empty if !live => return Ok(()),
+        Shape::Empty => {
+            part.blockers.push(
+                Error::malformed("SOFTWARE hive: a regf file expected, found an empty file")
+                    .at("file", &path),
+            );
+            return Ok(());
+        }
+        Shape::Other(reason) => {
+            part.skip(path.clone(), reason.clone());
+            if live {
+                part.blockers.push(
+                    Error::refused(format!(
+                        "SOFTWARE hive: a plain regf file expected, {reason}"
+                    ))
+                    .at("file", path)
+                    .advise("decrypt or decompress it in Windows (compact /u, cipher /d)"),
+                );
+            }
+            return Ok(());
+        }
+    }
+    match read_hive(volume, tree, file, &role, rules, tokens, part) {
+        Ok(hive) => {
+            part.hives.push(hive);
+            Ok(())
+        }
+        Err(error) if error.kind() == Kind::Io => Err(error),
+        Err(error) => {
+            part.skip(path, error.to_string());
+            if live {
+                part.blockers.push(volume.climb(error));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn read_hive(
+    volume: &Volume,
+    tree: &dyn FileTree,
+    file: &HiveFile,
+    role: &str,
+    rules: &[Rule],
+    tokens: &mut Vec<Token>,
+    part: &mut VolumePlan,
+) -> Result<HivePlan> {
+    let path = file.entry.path();
+    let bytes = crate::image::read_whole(tree, &file.entry)?;
+    let extents = tree.extents(file.entry.id)?;
+    let at_file = |error: Error| climb_hive(error, &path, &extents);
+    let hive = Hive::open(&bytes).map_err(at_file)?;
+    let mut look = HiveLook {
+        volume,
+        extents: &extents,
+        path: &path,
+        hive: &hive,
+        tokens,
+        part,
+    };
+    let mut edits = Vec::new();
+    let mut unsure = None;
+    for rule in rules {
+        let found = look.rule(rule, &mut edits);
+        if let Err(error) = found {
+            unsure = Some(at_file(error));
+        }
+    }
+    if let Some(error) = unsure {
+        return Err(error);
+    }
+    if hive.skipped() > 0 {
+        part.skip(
+            path.clone(),
+            format!("{} damaged entries of the hive", hive.skipped()),
+        );
+    }
+    let state = match hive.state() {
+        State::Clean => "clean".to_owned(),
+        State::Dirty { primary, secondary } => {
+            format!("dirty: sequence numbers {primary} and {secondary}, its log was not applied")
+        }
+        State::BadChecksum { stored, computed } => {
+            format!("header checksum {stored:#010x} is wrong, {computed:#010x} expected")
+        }
+    };
+    if hive.state() != State::Clean {
+        let live = matches!(file.role, Role::Live(_));
+        if live || !edits.is_empty() {
+            part.blockers.push(
+                Error::refused(format!("{role}: a clean hive expected, found it {state}"))
+                    .at("file", &path)
+                    .at("partition", volume.partition)
+                    .advise(
+                        "start and shut down Windows once on the master; replaying the log is \
+                         not in this version",
+                    ),
+            );
+        }
+        part.skip(path.clone(), format!("{state}; shown as it is on disk"));
+    }
+    if !matches!(file.entry.storage, Storage::Plain | Storage::Resident) && !edits.is_empty() {
+        part.blockers.push(
+            Error::refused(format!(
+                "{role}: plain clusters expected, it is stored compressed or sparse"
+            ))
+            .at("file", &path)
+            .advise("uncompress it in Windows (compact /u) before the capture"),
+        );
+    }
+    let first = !edits.is_empty() && part.hives.iter().all(|other| other.edits.is_empty());
+    Ok(HivePlan {
+        entry: file.entry.clone(),
+        role: role.to_owned(),
+        state,
+        edits,
+        bytes: Mutex::new(first.then_some(bytes)),
+    })
+}
+
+/// Adds the rungs of a hive file to an error from inside the hive.
+#[must_use]
+pub fn climb_hive(error: Error, path: &str, extents: &[Extent]) -> Error {
+    let inside = error
+        .trail()
+        .iter()
+        .find(|place| place.space == "hive offset")
+        .and_then(|place| u64::from_str_radix(place.value.trim_start_matches("0x"), 16).ok());
+    let error = error.at("file", path);
+    match inside.and_then(|at| place_in(extents, FileOffset(at))) {
+        Some(volume) => error.at("volume offset", volume),
+        None => error,
+    }
+}
+
+struct HiveLook<'a, 'b> {
+    volume: &'a Volume,
+    extents: &'a [Extent],
+    path: &'a str,
+    hive: &'a Hive<'b>,
+    tokens: &'a mut Vec<Token>,
+    part: &'a mut VolumePlan,
+}
+
+impl HiveLook<'_, '_> {
+    fn places(&self, at: HiveOffset) -> Vec<Place> {
+        let mut places = vec![
+            Place {
+                space: "hive offset",
+                value: at.to_string(),
+            },
+            Place {
+                space: "file",
+                value: self.path.to_owned(),
+            },
+        ];
+        if let Some(volume) = place_in(self.extents, FileOffset(at.get())) {
+            ladder(self.volume, volume, &mut places);
+        }
+        places
+    }
+
+    fn rule(&mut self, rule: &Rule, edits: &mut Vec<HiveEdit>) -> Result<()> {
+        for key_path in rule.target.key_paths() {
+            let path: Vec<&str> = key_path.iter().map(String::as_str).collect();
+            let key_names = || key_path.iter().map(|part| Name::new(part)).collect();
+            let shown = key_path.join("\\");
+            for key in self.hive.find_keys(&path)? {
+                match &rule.target {
+                    Target::Value { value, .. } => {
+                        for found in self.hive.values(key)? {
+                            if found.name.eq_registry(&Name::new(value)) {
+                                self.value(rule, &shown, &found);
+                                push_edit(
+                                    rule,
+                                    edits,
+                                    HiveEdit::DeleteValue {
+                                        key: key_names(),
+                                        value: Name::new(value),
+                                    },
+                                );
+                            }
+                        }
+                    }
+                    Target::Subkeys { .. } => {
+                        let subkeys = self.hive.subkeys(key)?;
+                        for (subkey, name) in &subkeys {
+                            self.subkey(rule, &shown, *subkey, name)?;
+                        }
+                        if !subkeys.is_empty() {
+                            push_edit(rule, edits, HiveEdit::DeleteSubkeys { key: key_names() });
+                        }
+                    }
+                    Target::FileAnywhere { .. } | Target::FileAtRoot { .. } => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, rule: &Rule, key: &str, value: &ValueRef) {
+        let data = self.hive.value_data(value).unwrap_or_default();
+        let text = value_text(value.kind, &data);
+        if rule.effective_action() == Action::Delete {
+            match &text {
+                Some(text) => tokens::of_identifier(text, self.tokens),
+                None => {
+                    tokens::of_content(&format!("value {}", value.name), &data, self.tokens);
+                }
+            }
+        }
+        let shown = text.map_or_else(
+            || {
+                format!(
+                    "{} bytes {}",
+                    data.len(),
+                    hex::encode(&data[..data.len().min(32)])
+                )
+            },
+            |text| escape(&text),
+        );
+        self.part.findings.push(Finding {
+            rule: rule.id.clone(),
+            title: rule.title.clone(),
+            step: rule.step.clone(),
+            partition: self.volume.partition,
+            subject: Subject::Value {
+                hive: self.path.to_owned(),
+                key: key.to_owned(),
+                value: value.name.to_string(),
+                reg_type: value.kind,
+                data_len: value.data_len,
+            },
+            action: rule.effective_action(),
+            evidence: shown,
+            places: self.places(value.offset),
+        });
+    }
+
+    fn subkey(
+        &mut self,
+        rule: &Rule,
+        parent: &str,
+        key: crate::hive::KeyRef,
+        name: &Name,
+    ) -> Result<()> {
+        if rule.effective_action() == Action::Delete {
+            let mut found = Vec::new();
+            tokens::of_text(
+                &String::from_utf16_lossy(name.units()),
+                Class::Name,
+                &mut found,
+            );
+            self.tokens.append(&mut found);
+        }
+        let values = self.hive.values(key)?;
+        let below = self.hive.subkeys(key)?.len();
+        let names: Vec<String> = values.iter().take(3).map(|v| v.name.to_string()).collect();
+        let more = if values.len() > 3 { ", ..." } else { "" };
+        let mut evidence = format!("{} values, {below} subkeys", values.len());
+        if !names.is_empty() {
+            evidence.push_str(&format!(": {}{more}", names.join(", ")));
+        }
+        self.part.findings.push(Finding {
+            rule: rule.id.clone(),
+            title: rule.title.clone(),
+            step: rule.step.clone(),
+            partition: self.volume.partition,
+            subject: Subject::Key {
+                hive: self.path.to_owned(),
+                key: format!("{parent}\\{name}"),
+            },
+            action: rule.effective_action(),
+            evidence,
+            places: self.places(self.hive.offset(key)),
+        });
+        Ok(())
+    }
+}
+
+fn push_edit(rule: &Rule, edits: &mut Vec<HiveEdit>, edit: HiveEdit) {
+    if rule.effective_action() == Action::Delete && !edits.contains(&edit) {
+        edits.push(edit);
+    }
+}
+
+/// The text of REG_SZ, REG_EXPAND_SZ and REG_MULTI_SZ data; other types may hold text, too.
+fn value_text(kind: u32, data: &[u8]) -> Option<String> {
+    let wide = |data: &[u8]| {
+        let (pairs, _) = data.as_chunks::<2>();
+        let units: Vec<u16> = pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
+        String::from_utf16_lossy(&units)
+            .trim_end_matches('\0')
+            .to_owned()
+    };
+    match kind {
+        1 | 2 | 7 => Some(wide(data)),
+        _ => {
+            let text = wide(data);
+            let plain = data.len() >= 16 && text.chars().all(|c| (' '..='~').contains(&c));
+            plain
+                .then_some(text)
+                .or_else(|| tokens::as_text(data).filter(|t| t.len() >= 8))
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Rules x image -> findings and edits. Pure: nothing is written, nothing is printed.
+//!
+//! In: an [`Image`] and rules. Out: a [`Plan`], serialisable, that says what was found where, what
+//! would be done, what stands in the way, and what was not looked at.
+//! Knows: tree, hive, image, windows, rules. Never: writes.
+
+use std::sync::Mutex;
+
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Place, Result},
+    hive::HiveEdit,
+    image::{Content, Image, Volume},
+    rules::{Action, Rule, Target},
+    text::{Name, WinPath},
+    tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage},
+    units::{FileOffset, VolumeOffset},
+    windows::{self},
+};
+
+mod hives;
+pub mod tokens;
+
+pub use hives::climb_hive;
+
+use tokens::{Class, Token};
+
+/// Largest file whose content is read as evidence; a Smsuid.dat or Smscfg.ini is far smaller.
+const EVIDENCE_LIMIT: u64 = 16 << 20;
+
+/// What was found, and what would be done about it.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// One per volume of the image, in its order.
+    pub volumes: Vec<VolumePlan>,
+    /// Everything to search for afterwards.
+    pub tokens: Vec<Token>,
+}
+
+/// One volume's part.
+#[derive(Debug, Default)]
+pub struct VolumePlan {
+    /// Partition number.
+    pub partition: u32,
+    /// Windows directories.
+    pub installations: Vec<String>,
+    /// Hives and copies, with what was read of them.
+    pub hives: Vec<HivePlan>,
+    /// Everything a rule matched.
+    pub findings: Vec<Finding>,
+    /// Files to remove.
+    pub removals: Vec<FileEntry>,
+    /// Why the volume must not be written; matters only if there is something to write.
+    pub obstacles: Vec<Obstacle>,
+    /// Damage that forbids a clean of this volume.
+    pub blockers: Vec<Error>,
+    /// What was not looked at, and why.
+    pub not_scanned: Vec<NotScanned>,
+    /// All files of the volume.
+    pub listing: Listing,
+    /// What the pass over the file records could not read.
+    pub problems: Vec<String>,
+    /// Transaction logs that stay as they are, to be searched for leftovers.
+    pub logs: Vec<FileEntry>,
+    /// Transaction logs of clean hives that are edited: Windows ignores them, and they hold old
+    /// copies of what is taken out. They are filled with zeros, length kept.
+    pub log_wipes: Vec<FileEntry>,
+}
+
+/// A hive file and the edits to it.
+#[derive(Debug)]
+pub struct HivePlan {
+    /// The file.
+    pub entry: FileEntry,
+    /// "live hive of \WINDOWS", "RegBack copy" ...
+    pub role: String,
+    /// Clean, dirty ...
+    pub state: String,
+    /// What to take out; empty if nothing matched.
+    pub edits: Vec<HiveEdit>,
+    /// The bytes as read, kept for the first hive that is to be edited, so that a large hive is not
+    /// read twice; taken by the stage.
+    pub bytes: Mutex<Option<Vec<u8>>>,
+}
+
+/// A match of a rule.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// The rule.
+    pub rule: String,
+    /// What the rule is about, in words.
+    pub title: String,
+    /// The articles' step that it ticks off.
+    pub step: String,
+    /// Where it was found.
+    pub partition: u32,
+    /// What was found.
+    pub subject: Subject,
+    /// What the plan does about it.
+    pub action: Action,
+    /// The evidence in words.
+    pub evidence: String,
+    /// The address ladder, innermost first.
+    pub places: Vec<Place>,
+}
+
+/// What a finding is about.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Subject {
+    /// A registry value.
+    Value {
+        /// Path of the hive file.
+        hive: String,
+        /// Path of the key.
+        key: String,
+        /// Name of the value.
+        value: String,
+        /// REG_* type number.
+        reg_type: u32,
+        /// Length of the data.
+        data_len: u32,
+    },
+    /// A registry key with everything below it.
+    Key {
+        /// Path of the hive file.
+        hive: String,
+        /// Path of the key.
+        key: String,
+    },
+    /// A file.
+    File {
+        /// Path.
+        path: String,
+        /// Other paths of the same file (hard links).
+        links: Vec<String>,
+        /// Length of its data.
+        len: u64,
+    },
+}
+
+/// Something that was not looked at.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct NotScanned {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl VolumePlan {
+    /// Whether anything is to be written to this volume.
+    #[must_use]
+    pub fn has_edits(&self) -> bool {
+        !self.removals.is_empty() || self.hives.iter().any(|hive| !hive.edits.is_empty())
+    }
+
+    fn skip(&mut self, what: impl Into<String>, reason: impl Into<String>) {
+        self.not_scanned.push(NotScanned {
+            what: what.into(),
+            reason: reason.into(),
+        });
+    }
+}
+
+impl Plan {
+    /// Whether anything is to be written.
+    #[must_use]
+    pub fn has_edits(&self) -> bool {
+        self.volumes.iter().any(VolumePlan::has_edits)
+    }
+
+    /// All findings.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.volumes.iter().flat_map(|volume| &volume.findings)
+    }
+
+    /// Findings that the rules want removed.
+    #[must_use]
+    pub fn to_delete(&self) -> usize {
+        self.findings()
+            .filter(|finding| finding.action == Action::Delete)
+            .count()
+    }
+
+    /// Everything that was not looked at.
+    pub fn not_scanned(&self) -> impl Iterator<Item = &NotScanned> {
+        self.volumes.iter().flat_map(|volume| &volume.not_scanned)
+    }
+}
+
+/// Progress of long work: what, done, of how many.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
+
+/// Sees every file record in passing.
+pub type Search<'a> = &'a mut dyn FnMut(&Volume, MetadataChunk<'_>);
+
+/// Looks at every volume with every rule.
+pub fn make(image: &Image, rules: &[Rule], progress: Progress<'_>) -> Result<Plan> {
+    make_with(image, rules, progress, &mut |_, _| {})
+}
+
+/// As [`make`], and shows every file record to `search` in the same pass.
+pub fn make_with(
+    image: &Image,
+    rules: &[Rule],
+    progress: Progress<'_>,
+    search: Search<'_>,
+) -> Result<Plan> {
+    let mut plan = Plan::default();
+    for volume in &image.volumes {
+        let part = plan_volume(volume, rules, &mut plan.tokens, progress, search)
+            .map_err(|error| volume.climb(error))?;
+        plan.volumes.push(part);
+    }
+    for rule in rules {
+        if let Target::FileAnywhere { name } = &rule.target {
+            tokens::of_text(name, Class::Name, &mut plan.tokens);
+        }
+    }
+    // Only the name as NTFS stores it: programs are full of the ASCII form.
+    plan.tokens
+        .retain(|t| t.class != Class::Name || t.label.ends_with("(UTF-16)"));
+    tokens::tidy(&mut plan.tokens);
+    Ok(plan)
+}
+
+fn plan_volume(
+    volume: &Volume,
+    rules: &[Rule],
+    tokens: &mut Vec<Token>,
+    progress: Progress<'_>,
+    search: Search<'_>,
+) -> Result<VolumePlan> {
+    let mut part = VolumePlan {
+        partition: volume.partition,
+        ..VolumePlan::default()
+    };
+    let what = format!("partition {}", volume.partition);
+    let tree = match &volume.content {
+        Content::Files(tree) => tree.as_ref(),
+        Content::Closed(reason) => {
+            part.skip(what, reason.clone());
+            return Ok(part);
+        }
+        Content::Broken(error) => {
+            part.skip(what, error.to_string());
+            return Ok(part);
+        }
+        Content::Skipped => {
+            part.skip(what, "another partition was chosen");
+            return Ok(part);
+        }
+    };
+    let mut patterns = windows::patterns();
+    patterns.extend(rules.iter().filter_map(|rule| match &rule.target {
+        Target::FileAnywhere { name } | Target::FileAtRoot { name } => {
+            Some(NamePattern::exact(name))
+        }
+        _ => None,
+    }));
+    let census = tree.census(&patterns, &mut |chunk| {
+        progress("reading file records", chunk.first_record, 0);
+        search(volume, chunk);
+    })?;
+    part.listing = census.listing;
+    part.problems = census.problems.clone();
+    if census.problem_count > 0 {
+        part.skip(
+            format!(
+                "{} file records of partition {}",
+                census.problem_count, volume.partition
+            ),
+            census.problems.first().cloned().unwrap_or_default(),
+        );
+    }
+    part.obstacles = tree.obstacles()?;
+    let (installations, hive_files) = windows::recognise(tree, &census)?;
+    part.installations = installations.iter().map(|i| i.root.to_string()).collect();
+    for file in &hive_files {
+        hives::plan_hive(
+            volume,
+            tree,
+            file,
+            &part.installations.clone(),
+            rules,
+            tokens,
+            &mut part,
+        )?;
+    }
+    sort_logs(&mut part);
+    for entry in &census.found {
+        plan_file(volume, tree, entry, rules, tokens, &mut part)?;
+    }
+    Ok(part)
+}
+
+/// Logs beside a hive that is edited are wiped; the others are left, and listed.
+fn sort_logs(part: &mut VolumePlan) {
+    let dirs: Vec<&[Name]> = part
+        .hives
+        .iter()
+        .filter(|hive| !hive.edits.is_empty())
+        .flat_map(|hive| &hive.entry.paths)
+        .filter_map(|path| path.0.split_last().map(|(_, dir)| dir))
+        .collect();
+    let (wipes, logs): (Vec<FileEntry>, Vec<FileEntry>) =
+        part.logs.iter().cloned().partition(|log| {
+            let beside = |path: &WinPath| {
+                path.0
+                    .split_last()
+                    .is_some_and(|(_, dir)| dirs.contains(&dir))
+            };
+            matches!(log.storage, Storage::Plain | Storage::Resident)
+                && log.paths.iter().any(beside)
+        });
+    for log in &logs {
+        part.skip(
+            log.path(),
+            "transaction log: searched for leftovers, left as it is",
+        );
+    }
+    part.log_wipes = wipes;
+    part.logs = logs;
+}
+
+fn plan_file(
+    volume: &Volume,
+    tree: &dyn FileTree,
+    entry: &FileEntry,
+    rules: &[Rule],
+    tokens: &mut Vec<Token>,
+    part: &mut VolumePlan,
+) -> Result<()> {
+    for rule in rules {
+        let matched = match &rule.target {
+            Target::FileAnywhere { name } => entry.names.iter().any(|n| n.eq_ascii(name)),
+            Target::FileAtRoot { name } => entry
+                .paths
+                .iter()
+                .any(|path| path.0.len() == 1 && path.0[0].eq_ascii(name)),
+            _ => false,
+        };
+        if !matched {
+            continue;
+        }
+        if entry.is_directory {
+            part.skip(
+                entry.path(),
+                "it has a searched file's name and is a directory",
+            );
+            continue;
+        }
+        let action = rule.effective_action();
+        let (evidence, bytes) = file_evidence(tree, entry);
+        if action == Action::Delete {
+            if let Some(bytes) = &bytes {
+                tokens::of_content(&entry.path(), bytes, tokens);
+            }
+            if !part.removals.iter().any(|other| other.id == entry.id) {
+                part.removals.push(entry.clone());
+            }
+        }
+        let record = entry.id.0 & 0xFFFF_FFFF_FFFF;
+        let mut places = vec![Place {
+            space: "file record",
+            value: record.to_string(),
+        }];
+        if let Ok(at) = tree.record_offset(record, 0) {
+            ladder(volume, at, &mut places);
+        }
+        part.findings.push(Finding {
+            rule: rule.id.clone(),
+            title: rule.title.clone(),
+            step: rule.step.clone(),
+            partition: volume.partition,
+            subject: Subject::File {
+                path: entry.path(),
+                links: entry
+                    .paths
+                    .iter()
+                    .skip(1)
+                    .map(ToString::to_string)
+                    .collect(),
+                len: entry.len,
+            },
+            action,
+            evidence,
+            places,
+        });
+    }
+    Ok(())
+}
+
+fn file_evidence(tree: &dyn FileTree, entry: &FileEntry) -> (String, Option<Vec<u8>>) {
+    let stored = match entry.storage {
+        Storage::Resident => ", inside its file record",
+        Storage::Compressed => ", compressed",
+        Storage::Sparse => ", sparse",
+        Storage::Encrypted => ", encrypted: content not read",
+        Storage::Redirected(_) => ", a reparse point: content not read",
+        Storage::Plain | Storage::None => "",
+    };
+    let lost = if entry.orphan {
+        ", in no directory"
+    } else {
+        ""
+    };
+    let mut evidence = format!("{} bytes{stored}{lost}", entry.len);
+    let readable = !matches!(
+        entry.storage,
+        Storage::Encrypted | Storage::Redirected(_) | Storage::None
+    );
+    if !readable || entry.len > EVIDENCE_LIMIT || entry.len == 0 {
+        return (evidence, None);
+    }
+    let mut bytes = vec![0; usize::try_from(entry.len).unwrap_or(0)];
+    match tree.read_at(entry.id, FileOffset(0), &mut bytes) {
+        Ok(()) => {
+            if let Some(text) = tokens::as_text(&bytes) {
+                for guid in tokens::guids_in(&text) {
+                    evidence.push_str(&format!(", holds GUID {}", dashed(&guid)));
+                }
+            }
+            (evidence, Some(bytes))
+        }
+        Err(error) => {
+            evidence.push_str(&format!(", content unreadable: {error}"));
+            (evidence, None)
+        }
+    }
+}
+
+fn dashed(digits: &str) -> String {
+    let d = digits.to_uppercase();
+    format!(
+        "{}-{}-{}-{}-{}",
+        &d[..8],
+        &d[8..12],
+        &d[12..16],
+        &d[16..20],
+        &d[20..]
+    )
+}
+
+/// Adds the rungs from the volume down to the image file.
+fn ladder(volume: &Volume, at: VolumeOffset, places: &mut Vec<Place>) {
+    places.push(Place {
+        space: "volume offset",
+        value: at.to_string(),
+    });
+    places.push(Place {
+        space: "partition",
+        value: volume.partition.to_string(),
+    });
+    if let Some(disk) = volume.disk_offset(at) {
+        places.push(Place {
+            space: "disk offset",
+            value: disk.to_string(),
+        });
+    }
+    if let Some(image) = volume.image_offset(at) {
+        places.push(Place {
+            space: "image offset",
+            value: image.to_string(),
+        });
+    }
+}
+
+/// Everything that forbids a clean of this image, worst first; empty means it may be written.
+#[must_use]
+pub fn refusals(image: &Image, plan: &mut Plan) -> Vec<Error> {
+    let mut out = Vec::new();
+    for (volume, part) in image.volumes.iter().zip(&mut plan.volumes) {
+        out.append(&mut part.blockers);
+        if part.has_edits() {
+            out.extend(part.obstacles.iter().map(|obstacle| {
+                Error::refused(obstacle.what.clone())
+                    .at("partition", volume.partition)
+                    .advise(obstacle.advice.clone())
+            }));
+        }
+    }
+    if let Some(reason) = &image.table.scan_only
+        && plan.has_edits()
+    {
+        out.push(
+            Error::refused(format!("partition table: {reason}"))
+                .advise("repair the table first (gdisk, command w); scan works as it is"),
+        );
+    }
+    out
+}
+
+/// The ids of all removed files of a volume.
+#[must_use]
+pub fn removal_ids(part: &VolumePlan) -> Vec<FileId> {
+    part.removals.iter().map(|entry| entry.id).collect()
+}
