@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, Result};
 
@@ -31,9 +31,14 @@ impl Mapping {
         // truncates the file while it is mapped would raise SIGBUS: `HostFile` holds an flock on
         // it, the size was checked just now, and windows are short-lived; nothing that leads to a
         // write ever reads through a mapping.
-        let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) }
-            .map_err(|e| Error::io(format!("map: {len} bytes at {offset:#x}"), &e))?;
-        map.advise(Advice::Sequential).ok();
+        let map = unsafe {
+            MmapOptions::new()
+                .offset(offset)
+                .len(len)
+                .populate()
+                .map(file)
+        }
+        .map_err(|e| Error::io(format!("map: {len} bytes at {offset:#x}"), &e))?;
         Ok(Self(map))
     }
 

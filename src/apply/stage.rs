@@ -1,0 +1,203 @@
+//! Runs the editors of a plan on an image that lies over an overlay. The host sees nothing of it.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Kind, Result},
+    hive::{self, HiveEdit},
+    image::{Image, Volume},
+    plan::{self, HivePlan, Plan, VolumePlan},
+    tree::{Disposition, FileEntry, FileTree, Listing, Removal},
+    units::{FileOffset, ImageOffset},
+};
+
+/// What the editors did to one volume, and what a verifier has to see afterwards.
+#[derive(Debug, Default)]
+pub struct StagedVolume {
+    /// Edited hives.
+    pub hives: Vec<StagedHive>,
+    /// Transaction logs that were filled with zeros.
+    pub logs: Vec<String>,
+    /// What the removal of files touched.
+    pub removal: Removal,
+    /// The listing before, minus the removed files.
+    pub listing: Listing,
+    /// Where traces of names can lie besides the file records.
+    pub areas: Vec<(String, Vec<Range<u64>>)>,
+}
+
+/// One edited hive.
+#[derive(Debug)]
+pub struct StagedHive {
+    /// The file.
+    pub entry: FileEntry,
+    /// What was asked for.
+    pub edits: Vec<HiveEdit>,
+    /// Digest of the tree before minus what was taken out.
+    pub digest: u128,
+    /// Which bytes of the file were written.
+    pub changed: Vec<Range<u64>>,
+    /// For the report.
+    pub done: HiveDone,
+}
+
+/// What an edit did to a hive.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct HiveDone {
+    /// Path of the file.
+    pub path: String,
+    /// Values removed, those of removed keys included.
+    pub values: u64,
+    /// Keys removed.
+    pub keys: u64,
+    /// Stale bytes zeroed in free cells.
+    pub wiped_free: u64,
+    /// Stale bytes zeroed behind the used part of live cells.
+    pub wiped_slack: u64,
+    /// Stale bytes zeroed behind the last hbin.
+    pub wiped_tail: u64,
+    /// Stale bytes zeroed in cells that nothing referenced.
+    pub wiped_leaked: u64,
+    /// Remarks.
+    pub notes: Vec<String>,
+}
+
+/// Stages every edit of the plan.
+pub fn stage(image: &Image, plan: &Plan) -> Result<Vec<StagedVolume>> {
+    let tokens: Vec<Vec<u8>> = plan
+        .tokens
+        .iter()
+        .map(|token| token.bytes.clone())
+        .collect();
+    image
+        .volumes
+        .iter()
+        .zip(&plan.volumes)
+        .map(|(volume, part)| stage_volume(volume, part, &tokens).map_err(|e| volume.climb(e)))
+        .collect()
+}
+
+fn stage_volume(volume: &Volume, part: &VolumePlan, tokens: &[Vec<u8>]) -> Result<StagedVolume> {
+    let mut staged = StagedVolume {
+        listing: part.listing,
+        ..StagedVolume::default()
+    };
+    let Some(tree) = volume.tree() else {
+        return Ok(staged);
+    };
+    if !part.has_edits() {
+        return Ok(staged);
+    }
+    let ids = plan::removal_ids(part);
+    staged.areas = tree.trace_areas(&ids)?;
+    for entry in &part.removals {
+        staged.listing.subtract(&entry.listing);
+    }
+    // Hives and files lie in different clusters, and the overlay takes both writers' pages one at a
+    // time; there are two cores.
+    let (hives, removal) = std::thread::scope(|scope| {
+        let removal = scope.spawn(|| tree.remove(&ids));
+        let edited = part.hives.iter().filter(|hive| !hive.edits.is_empty());
+        let hives: Result<Vec<StagedHive>> =
+            edited.map(|hive| stage_hive(tree, hive, tokens)).collect();
+        (hives, removal.join())
+    });
+    staged.hives = hives?;
+    for log in &part.log_wipes {
+        zero_file(tree, log).map_err(|error| error.at("file", log.path()))?;
+        staged.logs.push(log.path());
+    }
+    staged.removal = removal.map_err(|_| Error::internal("removal: the thread died"))??;
+    Ok(staged)
+}
+
+/// Fills a file with zeros. What lies behind its initialised length reads as zeros anyway and cannot
+/// be written; stale bytes there are the residue search's.
+fn zero_file(tree: &dyn FileTree, entry: &FileEntry) -> Result<()> {
+    const LARGE: u64 = 64 << 10;
+    const SMALL: u64 = 512;
+    let zeros = vec![0; LARGE as usize];
+    let mut at = 0;
+    let mut step = LARGE;
+    while at < entry.len {
+        let len = (entry.len - at).min(step);
+        match tree.overwrite(entry.id, FileOffset(at), &zeros[..len as usize]) {
+            Ok(()) => at += len,
+            Err(error) if error.kind() != Kind::Refused => return Err(error),
+            Err(_) if step == LARGE => step = SMALL,
+            Err(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Result<StagedHive> {
+    let (entry, edits) = (&hive.entry, hive.edits.as_slice());
+    let path = entry.path();
+    let extents = tree.extents(entry.id)?;
+    let climb = |error: Error| plan::climb_hive(error, &path, &extents);
+    let kept = hive.bytes.lock().ok().and_then(|mut kept| kept.take());
+    let mut bytes = match kept {
+        Some(bytes) => bytes,
+        None => crate::image::read_whole(tree, entry)?,
+    };
+    let checked = hive::check(&bytes).map_err(climb)?;
+    let before = checked.summary().digest;
+    let outcome = hive::edit(&mut bytes, &checked, edits, tokens).map_err(climb)?;
+    for range in &outcome.changed {
+        let piece = usize::try_from(range.start)
+            .ok()
+            .zip(usize::try_from(range.end).ok())
+            .and_then(|(from, to)| bytes.get(from..to))
+            .ok_or_else(|| Error::internal("hive edit: changed range leaves the hive"))?;
+        tree.overwrite(entry.id, FileOffset(range.start), piece)
+            .map_err(|error| error.at("file", &path))?;
+    }
+    Ok(StagedHive {
+        entry: entry.clone(),
+        edits: edits.to_vec(),
+        digest: before.wrapping_sub(outcome.removed_digest),
+        changed: outcome.changed,
+        done: HiveDone {
+            path,
+            values: outcome.values,
+            keys: outcome.keys,
+            wiped_free: outcome.wiped.free_bytes,
+            wiped_slack: outcome.wiped.slack_bytes,
+            wiped_tail: outcome.wiped.tail_bytes,
+            wiped_leaked: outcome.wiped.leaked_bytes,
+            notes: outcome.notes,
+        },
+    })
+}
+
+/// Wipes stale bytes that hold a token. `hits` are image ranges; the answers come in their order.
+pub fn wipe(image: &Image, hits: &[Range<u64>]) -> Result<Vec<Disposition>> {
+    let mut out: Vec<Disposition> = hits
+        .iter()
+        .map(|_| Disposition::Left("outside every volume".to_owned()))
+        .collect();
+    for volume in &image.volumes {
+        let Some(tree) = volume.tree() else { continue };
+        let (places, inside): (Vec<usize>, Vec<Range<u64>>) = hits
+            .iter()
+            .enumerate()
+            .filter_map(|(i, hit)| {
+                let start = volume.volume_offset(ImageOffset(hit.start))?.get();
+                Some((i, start..start + (hit.end - hit.start)))
+            })
+            .unzip();
+        if inside.is_empty() {
+            continue;
+        }
+        let answers = tree
+            .wipe_residue(&inside)
+            .map_err(|error| volume.climb(error))?;
+        for (place, answer) in places.into_iter().zip(answers) {
+            out[place] = answer;
+        }
+    }
+    Ok(out)
+}
