@@ -1,1 +1,441 @@
-//! (room under construction)
+//! Look again: rules, listing, structure, second witnesses, and a search for every byte string
+//! that was removed.
+//!
+//! In: an image (staged, written or found) and what it should look like. Out: problems as values,
+//! hits with their owner. Knows: device, tree, hive, image, windows, rules, plan.
+//! Facts from: the same readers that planned, `nt-hive` and `ntfs`. Never: names the editors.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    error::{Error, Result},
+    hive::{self, HiveEdit},
+    image::{Image, Volume},
+    plan::{self, Progress, tokens::Token},
+    rules::Rule,
+    text::WinPath,
+    tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk},
+    units::FileOffset,
+};
+
+pub mod hive_witness;
+pub mod ntfs_witness;
+pub mod residue;
+pub mod search;
+
+use residue::Residue;
+use search::{Hit, MAX_HITS, Searcher};
+
+/// What a staged or written volume must look like.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// The listing before, minus the removed files.
+    pub listing: Listing,
+    /// Hives that were edited.
+    pub hives: Vec<ExpectedHive>,
+    /// Paths that must be gone.
+    pub gone: Vec<WinPath>,
+    /// Files that were written, and directories that names were taken out of.
+    pub touched: Vec<FileId>,
+    /// Volume ranges that keep traces of names besides the file records, with a label each.
+    pub areas: Vec<(String, Vec<Range<u64>>)>,
+}
+
+/// An edited hive.
+#[derive(Debug)]
+pub struct ExpectedHive {
+    /// The file.
+    pub entry: FileEntry,
+    /// Digest of the tree before minus what was taken out.
+    pub digest: u128,
+    /// What was taken out.
+    pub edits: Vec<HiveEdit>,
+    /// Which bytes of the file were written.
+    pub changed: Vec<Range<u64>>,
+}
+
+/// The result of a look at a staged image.
+#[derive(Debug, Default)]
+pub struct Verification {
+    /// Anything here means: throw the result away.
+    pub problems: Vec<String>,
+    /// What the second witnesses said, one line each.
+    pub witnesses: Vec<String>,
+    /// Where tokens were found, as image offsets.
+    pub hits: Vec<Hit>,
+    /// Whose each hit is, in the order of `hits`.
+    pub residues: Vec<Residue>,
+    /// What was searched, with the number of bytes.
+    pub searched: Vec<(String, u64)>,
+}
+
+/// Looks at a staged image: rules, listing, hives, tokens. [`structure`] is the second half, after
+/// stale hits were wiped.
+///
+/// `touched` are image ranges that were written; cost follows them, plus one pass over the file
+/// records.
+pub fn staged(
+    image: &Image,
+    rules: &[Rule],
+    tokens: &[Token],
+    expected: &[Expected],
+    touched: &[Range<u64>],
+    progress: Progress<'_>,
+) -> Result<Verification> {
+    let searcher = Searcher::new(tokens, false)?;
+    // The hives and everything else are independent; there are two cores.
+    let (looked, hives) = std::thread::scope(|scope| {
+        let hives = scope.spawn(|| verify_hives(image, expected, &searcher));
+        let looked = look(image, rules, &searcher, expected, touched, progress);
+        (looked, hives.join())
+    });
+    let mut out = looked?;
+    let hives = hives.map_err(|_| Error::internal("verify: hive thread died"))??;
+    out.problems.extend(hives.problems);
+    out.witnesses.extend(hives.witnesses);
+    out.searched.extend(hives.searched);
+    let known: HashSet<Hit> = out.hits.iter().copied().collect();
+    for (hit, residue) in hives.hits.into_iter().zip(hives.residues) {
+        if !known.contains(&hit) {
+            out.hits.push(hit);
+            out.residues.push(residue);
+        }
+    }
+    Ok(out)
+}
+
+fn look(
+    image: &Image,
+    rules: &[Rule],
+    searcher: &Searcher,
+    expected: &[Expected],
+    touched: &[Range<u64>],
+    progress: Progress<'_>,
+) -> Result<Verification> {
+    let mut out = Verification::default();
+    let mut records = RecordHits::default();
+    let mut likely: Vec<Vec<FileId>> = expected.iter().map(|want| want.touched.clone()).collect();
+    let plan = plan::make_with(image, rules, progress, &mut |volume, chunk| {
+        search_chunk(searcher, volume, chunk, &mut records);
+    })?;
+    for finding in plan
+        .findings()
+        .filter(|f| f.action == crate::rules::Action::Delete)
+    {
+        out.problems.push(format!(
+            "rule {} still matches: {:?}",
+            finding.rule, finding.subject
+        ));
+    }
+    for (index, ((volume, part), want)) in image
+        .volumes
+        .iter()
+        .zip(&plan.volumes)
+        .zip(expected)
+        .enumerate()
+    {
+        let Some(tree) = volume.tree() else { continue };
+        check_listing(volume, &part.listing, &want.listing, &mut out.problems);
+        let inside = inside_volume(volume, touched);
+        if inside.is_empty() {
+            continue;
+        }
+        let start = volume.start.get();
+        let (found, searched) = records.remove(&volume.partition).unwrap_or_default();
+        for (record, inside, len, token) in found {
+            let offset = start.saturating_add(tree.record_offset(record, inside)?.get());
+            out.hits.push(Hit { offset, len, token });
+        }
+        out.searched
+            .push((format!("partition {} $MFT", volume.partition), searched));
+        let mut areas = want.areas.clone();
+        areas.push(("everything written".to_owned(), inside));
+        for log in &part.logs {
+            areas.push((log.path(), data_of(tree, log)?));
+            if let Some(likely) = likely.get_mut(index) {
+                likely.push(log.id);
+            }
+        }
+        let device = image.volume_device(volume)?;
+        for (label, ranges) in areas {
+            let (hits, total) = searcher.find_all(device.as_ref(), None, &ranges, &|_| {})?;
+            out.hits.extend(hits.iter().map(|hit| Hit {
+                offset: hit.offset.saturating_add(start),
+                ..*hit
+            }));
+            out.searched
+                .push((format!("partition {} {label}", volume.partition), total));
+        }
+    }
+    out.hits.sort_unstable();
+    out.hits.dedup();
+    if out.hits.len() > MAX_HITS {
+        return Err(too_many_hits());
+    }
+    let tokens = searcher.tokens();
+    out.residues = residue::place_hits(image, &out.hits, tokens, tokens.len(), &likely)?;
+    Ok(out)
+}
+
+fn check_listing(volume: &Volume, is: &Listing, want: &Listing, problems: &mut Vec<String>) {
+    if is == want {
+        return;
+    }
+    let same = (is.files, is.names) == (want.files, want.names);
+    problems.push(format!(
+        "listing of partition {}: {} files and {} names expected (before minus removed), found {} \
+         and {}{}",
+        volume.partition,
+        want.files,
+        want.names,
+        is.files,
+        is.names,
+        if same { ", with other contents" } else { "" },
+    ));
+}
+
+/// Verifies every structure that was touched, calls the second witness of the volume, and makes
+/// sure that wiped hits stay gone. `gone` and `touched` are image offsets. Damage that was there
+/// `before`, in a neighbour of what was touched, is not held against the clean.
+pub fn structure(
+    image: &Image,
+    before: &Image,
+    tokens: &[Token],
+    expected: &[Expected],
+    gone: &HashSet<Hit>,
+    touched: &[Range<u64>],
+) -> Result<(Vec<String>, Vec<String>)> {
+    let searcher = Searcher::new(tokens, false)?;
+    let (mut problems, mut witnesses) = (Vec::new(), Vec::new());
+    for (index, (volume, want)) in image.volumes.iter().zip(expected).enumerate() {
+        let inside = inside_volume(volume, touched);
+        let Some(tree) = volume.tree().filter(|_| !inside.is_empty()) else {
+            continue;
+        };
+        let found = tree.check_touched(&inside)?;
+        let old = match before.volumes.get(index).and_then(Volume::tree) {
+            Some(tree) if !found.is_empty() => tree.check_touched(&inside)?,
+            _ => Vec::new(),
+        };
+        for problem in found.iter().filter(|problem| !old.contains(problem)) {
+            problems.push(format!("partition {}: {problem}", volume.partition));
+        }
+        witness_volume(image, volume, want, &mut problems, &mut witnesses)?;
+        let device = image.volume_device(volume)?;
+        let (hits, _) = searcher.find_all(device.as_ref(), None, &inside, &|_| {})?;
+        let start = volume.start.get();
+        for hit in hits {
+            let there = Hit {
+                offset: hit.offset.saturating_add(start),
+                ..hit
+            };
+            if gone.contains(&there) {
+                problems.push(format!(
+                    "image offset {:#x}: nothing expected after wiping, found it again",
+                    there.offset
+                ));
+            }
+        }
+    }
+    Ok((problems, witnesses))
+}
+
+/// The error for a search that finds more than can be wiped or reported one by one.
+#[must_use]
+pub fn too_many_hits() -> Error {
+    Error::limit(format!(
+        "search: at most {MAX_HITS} hits expected, found more"
+    ))
+    .advise("clean again without --prove, or with your own --rules")
+}
+
+/// By partition: (record, byte in the record, length, token) of hits, and bytes searched.
+type RecordHits = BTreeMap<u32, (Vec<(u64, u64, u64, usize)>, u64)>;
+
+fn search_chunk(
+    searcher: &Searcher,
+    volume: &Volume,
+    chunk: MetadataChunk<'_>,
+    found: &mut RecordHits,
+) {
+    let mut hits = Vec::new();
+    searcher.find(chunk.bytes, 0, &mut hits);
+    let (list, searched) = found.entry(volume.partition).or_default();
+    *searched += chunk.bytes.len() as u64;
+    for hit in hits {
+        let record_len = chunk.record_len as u64;
+        // One more than allowed is enough to notice.
+        if list.len() <= MAX_HITS {
+            let record = chunk.first_record + hit.offset / record_len;
+            list.push((record, hit.offset % record_len, hit.len, hit.token));
+        }
+    }
+}
+
+#[derive(Default)]
+struct HiveResult {
+    problems: Vec<String>,
+    witnesses: Vec<String>,
+    searched: Vec<(String, u64)>,
+    hits: Vec<Hit>,
+    residues: Vec<Residue>,
+}
+
+fn verify_hives(image: &Image, expected: &[Expected], searcher: &Searcher) -> Result<HiveResult> {
+    let mut out = HiveResult::default();
+    for (volume, want) in image.volumes.iter().zip(expected) {
+        let Some(tree) = volume.tree() else { continue };
+        for wanted in &want.hives {
+            let path = wanted.entry.path();
+            let bytes = crate::image::read_whole(tree, &wanted.entry)?;
+            match hive::check(&bytes) {
+                Err(error) => out.problems.push(format!("{path}: {error}")),
+                Ok(checked) => {
+                    let summary = checked.summary();
+                    if summary.digest != wanted.digest {
+                        out.problems.push(format!(
+                            "{path}: the keys and values before minus the removed ones expected, \
+                             found another tree"
+                        ));
+                    }
+                    use hive_witness::Verdict;
+                    match hive_witness::witness_counts(&bytes, summary, &wanted.edits) {
+                        Verdict::Agrees { keys, values } => out.witnesses.push(format!(
+                            "nt-hive agrees on {path}: {keys} keys, {values} values"
+                        )),
+                        Verdict::Abstains(why) => {
+                            out.witnesses
+                                .push(format!("nt-hive abstains on {path}: {why}"));
+                        }
+                        Verdict::Disagrees(why) => {
+                            out.problems
+                                .push(format!("{path}: nt-hive disagrees: {why}"));
+                        }
+                    }
+                }
+            }
+            let mut hits = Vec::new();
+            searcher.find(&bytes, 0, &mut hits);
+            let extents = tree.extents(wanted.entry.id)?;
+            for hit in hits {
+                let inside = FileOffset(hit.offset);
+                let Some(at) = crate::image::place_in(&extents, inside) else {
+                    continue;
+                };
+                let Some(image_offset) = volume.image_offset(at) else {
+                    continue;
+                };
+                let token = &searcher.tokens()[hit.token];
+                out.hits.push(Hit {
+                    offset: image_offset.get(),
+                    ..hit
+                });
+                out.residues.push(Residue {
+                    token: token.label.clone(),
+                    class: token.class,
+                    place: residue::Where::LiveFile,
+                    owner: format!("{path} $DATA, file offset {inside}"),
+                    partition: Some(volume.partition),
+                    volume_offset: Some(at.get()),
+                    image_offset: image_offset.get(),
+                    len: hit.len,
+                    generic: false,
+                });
+            }
+            out.searched.push((path, bytes.len() as u64));
+        }
+    }
+    Ok(out)
+}
+
+fn witness_volume(
+    image: &Image,
+    volume: &Volume,
+    want: &Expected,
+    problems: &mut Vec<String>,
+    witnesses: &mut Vec<String>,
+) -> Result<()> {
+    let device = image.volume_device(volume)?;
+    let tree = volume.tree();
+    let mut kept = Vec::new();
+    for hive in &want.hives {
+        let (Some(tree), Some(path)) = (tree, hive.entry.paths.first()) else {
+            continue;
+        };
+        kept.push(ntfs_witness::Kept {
+            path: path.clone(),
+            ranges: hive.changed.clone(),
+            digest: digest_of(tree, &hive.entry, &hive.changed)?,
+        });
+    }
+    use ntfs_witness::Verdict;
+    match ntfs_witness::witness(&device, &want.gone, &kept) {
+        Verdict::Agrees(what) => {
+            witnesses.push(format!(
+                "ntfs agrees on partition {}: {what}",
+                volume.partition
+            ));
+        }
+        Verdict::Abstains(why) => {
+            witnesses.push(format!(
+                "ntfs abstains on partition {}: {why}",
+                volume.partition
+            ));
+        }
+        Verdict::Disagrees(why) => {
+            problems.push(format!(
+                "partition {}: ntfs disagrees: {why}",
+                volume.partition
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// SHA-256 of parts of a file, as declone's own reader sees them.
+fn digest_of(tree: &dyn FileTree, entry: &FileEntry, ranges: &[Range<u64>]) -> Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(buffer.len() as u64);
+            let part = &mut buffer[..len as usize];
+            tree.read_at(entry.id, FileOffset(at), part)?;
+            hash.update(part);
+            at += len;
+        }
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Where a file's data lies in the volume.
+fn data_of(tree: &dyn FileTree, entry: &FileEntry) -> Result<Vec<Range<u64>>> {
+    Ok(tree
+        .extents(entry.id)?
+        .iter()
+        .filter_map(|e| {
+            e.volume_offset
+                .map(|at| at.get()..at.get().saturating_add(e.len))
+        })
+        .collect())
+}
+
+/// Image ranges as ranges of one volume.
+fn inside_volume(volume: &Volume, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let start = volume.start.get();
+    let end = start.saturating_add(volume.len);
+    ranges
+        .iter()
+        .filter_map(|range| {
+            let from = range.start.max(start);
+            let to = range.end.min(end);
+            (from < to).then(|| from - start..to - start)
+        })
+        .collect()
+}

@@ -1,0 +1,237 @@
+//! The raw search: every data extent of an image, and whose each hit is.
+
+use serde::Serialize;
+
+use super::search::{Hit, Searcher, data_ranges};
+use crate::{
+    device::{BlockDevice, HostFile},
+    error::Result,
+    image::{Image, Volume},
+    plan::tokens::{Class, Token},
+    tree::{FileId, Owner},
+    units::{ImageOffset, VolumeOffset},
+};
+
+/// A hit with its place on the ladder and its owner.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Residue {
+    /// What was found.
+    pub token: String,
+    /// What a hit of this token means.
+    pub class: Class,
+    /// What sort of place it is.
+    pub place: Where,
+    /// Whose it is, in words.
+    pub owner: String,
+    /// Partition, if it lies in one.
+    pub partition: Option<u32>,
+    /// Volume offset, if it lies in a volume.
+    pub volume_offset: Option<u64>,
+    /// Image offset.
+    pub image_offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Found by shape (`GUID:` and any GUID), not by a known identifier.
+    pub generic: bool,
+}
+
+/// What sort of place a hit is in.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "snake_case")]
+pub enum Where {
+    /// A cluster nobody owns.
+    FreeCluster,
+    /// A file record that is not in use, or the unused part of one.
+    RecordSlack,
+    /// Behind the end of a file, or in an index block.
+    FileSlack,
+    /// $LogFile or $UsnJrnl.
+    Journal,
+    /// Shadow copy storage, page file, hibernation file, crash dump.
+    SystemStore,
+    /// Data or name of a file that is alive.
+    LiveFile,
+    /// Outside every volume.
+    Outside,
+}
+
+impl Residue {
+    /// Whether nothing alive is there: it may be zeroed.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        matches!(
+            self.place,
+            Where::FreeCluster | Where::RecordSlack | Where::FileSlack
+        )
+    }
+
+    /// Whether this is a trace of the identity, not merely a program that knows the name.
+    #[must_use]
+    pub fn is_identity(&self) -> bool {
+        match self.place {
+            Where::LiveFile | Where::Journal | Where::SystemStore => {
+                self.class != Class::Name && !self.generic
+            }
+            _ => true,
+        }
+    }
+}
+
+/// What the raw search saw.
+#[derive(Debug, Default)]
+pub struct Raw {
+    /// Hits, in image order.
+    pub hits: Vec<Hit>,
+    /// Whose each hit is, in the order of `hits`.
+    pub residues: Vec<Residue>,
+    /// How many hits there were, those beyond the limit included.
+    pub hit_count: u64,
+    /// Bytes searched.
+    pub searched: u64,
+    /// Bytes of holes that were skipped.
+    pub holes: u64,
+}
+
+/// Searches every data extent of the image file. The first `limit` hits get an owner.
+#[allow(clippy::too_many_arguments)]
+pub fn raw(
+    image: &Image,
+    device: &dyn BlockDevice,
+    map: Option<&HostFile>,
+    tokens: &[Token],
+    generic: bool,
+    limit: usize,
+    tick: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Raw> {
+    let searcher = Searcher::new(tokens, generic)?;
+    let ranges = data_ranges(device, 0..device.len())?;
+    let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let (hits, _) = searcher.find_all(device, map, &ranges, &|done| tick(done, total))?;
+    let mut out = Raw {
+        hit_count: hits.len() as u64,
+        searched: total,
+        holes: device.len() - total,
+        ..Raw::default()
+    };
+    out.hits = hits[..hits.len().min(limit)].to_vec();
+    out.residues = place_hits(image, &out.hits, searcher.tokens(), tokens.len(), &[])?;
+    Ok(out)
+}
+
+/// Finds the owner of every hit (image offsets).
+///
+/// Tokens from index `known` on were found by shape only; `likely` owners (by volume) are asked
+/// first.
+pub fn place_hits(
+    image: &Image,
+    hits: &[Hit],
+    tokens: &[Token],
+    known: usize,
+    likely: &[Vec<FileId>],
+) -> Result<Vec<Residue>> {
+    let mut residues: Vec<Residue> = hits
+        .iter()
+        .map(|hit| Residue {
+            token: tokens[hit.token].label.clone(),
+            class: tokens[hit.token].class,
+            place: Where::Outside,
+            owner: "outside every partition".to_owned(),
+            partition: None,
+            volume_offset: None,
+            image_offset: hit.offset,
+            len: hit.len,
+            generic: hit.token >= known,
+        })
+        .collect();
+    for (index, volume) in image.volumes.iter().enumerate() {
+        let inside: Vec<(usize, VolumeOffset)> = hits
+            .iter()
+            .enumerate()
+            .filter_map(|(i, hit)| Some((i, volume.volume_offset(ImageOffset(hit.offset))?)))
+            .collect();
+        if inside.is_empty() {
+            continue;
+        }
+        let offsets: Vec<VolumeOffset> = inside.iter().map(|(_, at)| *at).collect();
+        let owners = match volume.tree() {
+            Some(tree) => tree
+                .owners(&offsets, likely.get(index).map_or(&[], Vec::as_slice))
+                .map_err(|e| volume.climb(e))?,
+            None => vec![Owner::Outside; offsets.len()],
+        };
+        for ((i, at), owner) in inside.iter().zip(&owners) {
+            let (place, text) = describe(volume, owner);
+            residues[*i].place = place;
+            residues[*i].owner = text;
+            residues[*i].partition = Some(volume.partition);
+            residues[*i].volume_offset = Some(at.get());
+        }
+    }
+    Ok(residues)
+}
+
+fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
+    match owner {
+        Owner::Free { cluster } => (
+            Where::FreeCluster,
+            format!("free cluster at volume offset {:#x}", cluster.start),
+        ),
+        Owner::Record {
+            number,
+            in_use: false,
+            ..
+        } => (
+            Where::RecordSlack,
+            format!("file record {number}, not in use"),
+        ),
+        Owner::Record {
+            number,
+            slack: true,
+            path,
+            ..
+        } => (
+            Where::RecordSlack,
+            format!(
+                "unused part of file record {number} ({})",
+                path.as_deref().unwrap_or("?")
+            ),
+        ),
+        Owner::Record { number, path, .. } => (
+            Where::LiveFile,
+            format!("file record {number} of {}", path.as_deref().unwrap_or("?")),
+        ),
+        Owner::File {
+            path,
+            stream,
+            offset,
+            tail,
+            ..
+        } => {
+            let place = place_of_file(path, *tail);
+            let behind = if *tail { ", behind its end" } else { "" };
+            (
+                place,
+                format!("{path} {stream}, file offset {offset}{behind}"),
+            )
+        }
+        Owner::Outside if volume.tree().is_none() => (
+            Where::Outside,
+            format!("{} volume, not read", volume.filesystem),
+        ),
+        Owner::Outside => (Where::Outside, "outside the volume's clusters".to_owned()),
+    }
+}
+
+fn place_of_file(path: &str, tail: bool) -> Where {
+    let folded = path.to_ascii_lowercase();
+    if tail {
+        return Where::FileSlack;
+    }
+    match folded.as_str() {
+        "\\$logfile" => Where::Journal,
+        _ if folded.starts_with("\\$extend\\$usnjrnl") => Where::Journal,
+        "\\pagefile.sys" | "\\swapfile.sys" | "\\hiberfil.sys" => Where::SystemStore,
+        _ if folded.starts_with("\\system volume information\\") => Where::SystemStore,
+        _ => Where::LiveFile,
+    }
+}
