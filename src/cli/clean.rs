@@ -1,0 +1,379 @@
+//! `declone clean`: plan, stage on an overlay, verify the staged image, and only then write.
+
+use std::{collections::HashSet, ops::Range, sync::Arc};
+
+use super::{CleanArgs, facts};
+use crate::{
+    apply::{
+        clone::{self, Output},
+        stage::{self, StagedVolume},
+    },
+    device::{BlockDevice, HostFile, Overlay},
+    error::{Error, Kind, Result},
+    image::{self, Content, Image, Options},
+    plan::{self, Plan},
+    report::{Done, ImageReport, PatchFacts, RemovalFacts, Searched},
+    rules::Rule,
+    text::WinPath,
+    tree::Disposition,
+    verify::{
+        self, Expected, ExpectedHive, Verification, residue,
+        search::{Hit, MAX_HITS, MAX_LISTED},
+    },
+};
+
+pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
+    if args.in_place {
+        return Err(
+            Error::new(Kind::Usage, "clean --in-place: not in this version")
+                .advise("write a cleaned copy with -o OUT; the input stays as it is"),
+        );
+    }
+    if args.output.is_none() && !args.dry_run {
+        return Err(Error::new(Kind::Usage, "clean: where to write?").advise(
+            "pass -o OUT for a cleaned copy, or -n to see the plan without writing anything",
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
+    let common = &args.common;
+    let options = common.options();
+    let bar = common.progress();
+    let host = Arc::new(HostFile::open(&args.image)?);
+    let image = image::open(host.clone(), &options)?;
+    let mut plan = plan::make(&image, rules, &mut |s, done, total| {
+        bar.tick(s, done, total)
+    })?;
+    facts::fill(report, &image, &plan);
+    refuse(&image, &mut plan, &options, report)?;
+    let hash = |file: &HostFile| {
+        clone::file_digest(file, &mut |done| bar.tick("hashing", done, file.len()))
+    };
+    if common.hash.is_some()
+        && let Some(facts) = &mut report.image
+    {
+        facts.sha256 = Some(hash(&host)?);
+    }
+
+    let overlay = Arc::new(Overlay::new(host.clone()));
+    let mut done = Done::default();
+    if plan.has_edits() || args.prove {
+        let mut clean = Clean {
+            image: &image,
+            rules,
+            plan: &plan,
+            options: &options,
+            bar: &bar,
+            report,
+        };
+        clean.stage_and_verify(&overlay, args.prove, &mut done)?;
+    }
+    let patches = overlay.diff()?;
+    crate::apply::guard::check(&patches, host.len())?;
+    done.changed_bytes = patches.iter().map(|patch| patch.len).sum();
+    for patch in &patches {
+        let (sha256_old, sha256_new) = clone::digests(&host, patch)?;
+        done.patches.push(PatchFacts {
+            offset: patch.offset,
+            len: patch.len,
+            sha256_old,
+            sha256_new,
+        });
+    }
+    report.result = if !patches.is_empty() {
+        "planned"
+    } else {
+        "clean"
+    };
+    if let (Some(out), false) = (&args.output, args.dry_run) {
+        let output = Output::create(&host, out, args.force)?;
+        done.method = Some(
+            output
+                .clone_from(&host, &mut |at| bar.tick("copying", at, host.len()))?
+                .name(),
+        );
+        let old: Vec<String> = done
+            .patches
+            .iter()
+            .map(|patch| patch.sha256_old.clone())
+            .collect();
+        output.check_old(&patches, &old)?;
+        output.patch(&patches)?;
+        output.sync_and_check(&patches)?;
+        if !patches.is_empty() {
+            // Fresh eyes on the written file: same readers, nothing staged.
+            let written: Arc<HostFile> = Arc::new(HostFile::open(&output.temporary_path(out))?);
+            let again = image::open(written.clone(), &options)?;
+            let left = plan::make(&again, rules, &mut |s, done, total| {
+                bar.tick(s, done, total)
+            })?;
+            if left.to_delete() > 0 {
+                return Err(Error::new(
+                    Kind::Verification,
+                    format!(
+                        "written file: nothing left expected, found {} items",
+                        left.to_delete()
+                    ),
+                ));
+            }
+        }
+        output.finish(&host)?;
+        if common.hash.is_some() {
+            done.sha256 = Some(hash(&HostFile::open(out)?)?);
+        }
+        done.written = true;
+        done.output = Some(crate::text::escape(&out.display().to_string()));
+        if !patches.is_empty() {
+            report.result = "cleaned";
+        }
+    }
+    report.done = Some(done);
+    Ok(())
+}
+
+/// Every reason not to write, before anything is staged.
+fn refuse(
+    image: &Image,
+    plan: &mut Plan,
+    options: &Options,
+    report: &mut ImageReport,
+) -> Result<()> {
+    let mut reasons = plan::refusals(image, plan);
+    // A volume that cannot be looked into may hold the identity: say so instead of "clean".
+    let readable = image.volumes.iter().any(|volume| volume.tree().is_some());
+    for volume in &image.volumes {
+        match &volume.content {
+            Content::Broken(error) => reasons.push(
+                Error::new(error.kind(), error.what().to_owned())
+                    .at("partition", volume.partition)
+                    .advise(
+                        "choose another partition with --partition if this one does not matter",
+                    ),
+            ),
+            Content::Closed(reason)
+                if !readable || volume.kind == Some(crate::volume::Kind::BitLocker) =>
+            {
+                reasons.push(
+                    Error::refused(format!("{} volume: {reason}", volume.filesystem))
+                        .at("partition", volume.partition),
+                );
+            }
+            _ => {}
+        }
+    }
+    if !readable && reasons.is_empty() {
+        let advice = if options.partition.is_some() {
+            "choose another --partition"
+        } else {
+            ""
+        };
+        let error = Error::refused("image: a readable NTFS volume expected, found none");
+        reasons.push(if advice.is_empty() {
+            error
+        } else {
+            error.advise(advice)
+        });
+    }
+    let mut reasons = reasons.into_iter();
+    let Some(first) = reasons.next() else {
+        return Ok(());
+    };
+    for other in reasons {
+        report.errors.push((&other).into());
+    }
+    Err(first)
+}
+
+struct Clean<'a> {
+    image: &'a Image,
+    rules: &'a [Rule],
+    plan: &'a Plan,
+    options: &'a Options,
+    bar: &'a super::progress::Bar,
+    report: &'a mut ImageReport,
+}
+
+impl Clean<'_> {
+    fn stage_and_verify(
+        &mut self,
+        overlay: &Arc<Overlay>,
+        prove: bool,
+        done: &mut Done,
+    ) -> Result<()> {
+        let target = image::open(overlay.clone(), self.options)?;
+        let staged = stage::stage(&target, self.plan)?;
+        let expected: Vec<Expected> = staged
+            .iter()
+            .zip(&self.plan.volumes)
+            .map(|(s, part)| expect(s, part))
+            .collect();
+        for (volume, (staged, part)) in target
+            .volumes
+            .iter()
+            .zip(staged.iter().zip(&self.plan.volumes))
+        {
+            done.logs.extend(staged.logs.iter().cloned());
+            done.hives
+                .extend(staged.hives.iter().map(|hive| hive.done.clone()));
+            if !part.removals.is_empty() {
+                let paths = part
+                    .removals
+                    .iter()
+                    .map(crate::tree::FileEntry::path)
+                    .collect();
+                done.removals
+                    .push(RemovalFacts::new(volume.partition, paths, &staged.removal));
+            }
+        }
+        drop(target);
+        // Opened anew: a reader that cached what it had written would prove nothing.
+        let target = image::open(overlay.clone(), self.options)?;
+        let mut seen = self.look(&target, overlay, &expected, prove)?;
+        let gone = wipe(&target, &mut seen, done)?;
+        let target = image::open(overlay.clone(), self.options)?;
+        let tokens = &self.plan.tokens;
+        let (problems, witnesses) = verify::structure(
+            &target,
+            self.image,
+            tokens,
+            &expected,
+            &gone,
+            &overlay.touched()?,
+        )?;
+        fail_on(&problems)?;
+        done.witnesses = seen.witnesses;
+        done.witnesses.extend(witnesses);
+        let more = seen.residues.len().saturating_sub(MAX_LISTED);
+        if more > 0 {
+            self.report.not_scanned.push(plan::NotScanned {
+                what: format!("{more} more hits"),
+                reason: "they were searched and are left, but only the first are listed".to_owned(),
+            });
+            // What is the identity's comes first; mentions of names are cut.
+            seen.residues.sort_by_key(|residue| !residue.is_identity());
+            seen.residues.truncate(MAX_LISTED);
+        }
+        self.report.residues = seen.residues;
+        self.report.searched = seen
+            .searched
+            .into_iter()
+            .map(|(what, bytes)| Searched { what, bytes })
+            .collect();
+        Ok(())
+    }
+
+    /// The staged image with fresh eyes; with `prove`, every byte of it.
+    fn look(
+        &self,
+        target: &Image,
+        overlay: &Arc<Overlay>,
+        expected: &[Expected],
+        prove: bool,
+    ) -> Result<Verification> {
+        let touched = overlay.touched()?;
+        let mut tick = |s: &str, done, total| self.bar.tick(s, done, total);
+        let tokens = &self.plan.tokens;
+        let mut seen = verify::staged(target, self.rules, tokens, expected, &touched, &mut tick)?;
+        fail_on(&seen.problems)?;
+        if prove {
+            let raw = residue::raw(
+                target,
+                overlay.as_ref(),
+                None,
+                tokens,
+                false,
+                MAX_HITS,
+                &|done, total| {
+                    self.bar.tick("searching", done, total);
+                },
+            )?;
+            if raw.hit_count > raw.hits.len() as u64 {
+                return Err(verify::too_many_hits());
+            }
+            seen.searched
+                .push(("every data extent of the file".to_owned(), raw.searched));
+            let known: HashSet<Hit> = seen.hits.iter().copied().collect();
+            for (hit, residue) in raw.hits.into_iter().zip(raw.residues) {
+                if !known.contains(&hit) {
+                    seen.hits.push(hit);
+                    seen.residues.push(residue);
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Wipes what is stale; those hits leave `seen` and are returned.
+fn wipe(target: &Image, seen: &mut Verification, done: &mut Done) -> Result<HashSet<Hit>> {
+    let stale: Vec<Hit> = seen
+        .hits
+        .iter()
+        .zip(&seen.residues)
+        .filter(|(_, residue)| residue.is_stale())
+        .map(|(hit, _)| *hit)
+        .collect();
+    let ranges: Vec<Range<u64>> = stale
+        .iter()
+        .map(|hit| hit.offset..hit.offset.saturating_add(hit.len))
+        .collect();
+    let mut gone = HashSet::new();
+    let mut said: HashSet<String> = done.wiped.iter().cloned().collect();
+    for (hit, disposition) in stale.iter().zip(stage::wipe(target, &ranges)?) {
+        if let Disposition::Wiped(what) = disposition {
+            gone.insert(*hit);
+            if said.insert(what.clone()) {
+                done.wiped.push(what);
+            }
+        }
+    }
+    let mut keep = seen.hits.iter().map(|hit| !gone.contains(hit));
+    seen.residues.retain(|_| keep.next().unwrap_or(true));
+    seen.hits.retain(|hit| !gone.contains(hit));
+    Ok(gone)
+}
+
+fn fail_on(problems: &[String]) -> Result<()> {
+    let Some(first) = problems.first() else {
+        return Ok(());
+    };
+    let more = match problems.len() {
+        1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    Err(
+        Error::new(Kind::Verification, format!("staged image: {first}{more}"))
+            .advise("nothing was written; please report this with the image's scan --json"),
+    )
+}
+
+fn expect(staged: &StagedVolume, part: &plan::VolumePlan) -> Expected {
+    Expected {
+        listing: staged.listing,
+        hives: staged
+            .hives
+            .iter()
+            .map(|hive| ExpectedHive {
+                entry: hive.entry.clone(),
+                digest: hive.digest,
+                edits: hive.edits.clone(),
+                changed: hive.changed.clone(),
+            })
+            .collect(),
+        gone: part
+            .removals
+            .iter()
+            .flat_map(|entry| entry.paths.clone())
+            .collect::<Vec<WinPath>>(),
+        touched: part
+            .removals
+            .iter()
+            .flat_map(|entry| entry.parents.clone())
+            .chain(staged.hives.iter().map(|hive| hive.entry.id))
+            .chain(part.log_wipes.iter().map(|log| log.id))
+            .collect(),
+        areas: staged.areas.clone(),
+    }
+}

@@ -1,0 +1,78 @@
+//! Fills the report's plain facts from an image and a plan.
+
+use crate::{
+    image::{Content, Image},
+    partition::Scheme,
+    plan::Plan,
+    report::{HiveFacts, ImageFacts, ImageReport, ObstacleFacts, VolumeFacts},
+    text::escape,
+};
+
+/// Container and partition table.
+pub(super) fn image_facts(image: &Image) -> ImageFacts {
+    let mut notes = image.notes.clone();
+    notes.extend(image.table.problems.iter().cloned());
+    notes.extend(
+        image
+            .table
+            .scan_only
+            .iter()
+            .map(|reason| format!("scan only: {reason}")),
+    );
+    ImageFacts {
+        format: image.format.to_owned(),
+        evidence: image.evidence.clone(),
+        file_len: image.file_len,
+        disk_len: image.disk_len,
+        scheme: match image.table.scheme {
+            Scheme::Mbr => "MBR",
+            Scheme::Gpt => "GPT",
+            Scheme::WholeDisk => "unpartitioned",
+        }
+        .to_owned(),
+        sector_len: image.table.sector_len,
+        notes,
+        sha256: None,
+    }
+}
+
+/// Everything the plan knows, into the report.
+pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
+    report.image = Some(image_facts(image));
+    report.volumes = image
+        .volumes
+        .iter()
+        .zip(&plan.volumes)
+        .map(|(volume, part)| VolumeFacts {
+            partition: volume.partition,
+            disk_offset: volume.start.get(),
+            len: volume.len,
+            slot_kind: volume.slot_kind.clone(),
+            slot_name: volume.slot_name.as_deref().map(escape),
+            filesystem: volume.filesystem.clone(),
+            closed: match &volume.content {
+                Content::Files(_) => None,
+                Content::Closed(reason) => Some(reason.clone()),
+                Content::Broken(error) => Some(error.to_string()),
+                Content::Skipped => Some("another partition was chosen".to_owned()),
+            },
+            files: part.listing.files,
+            installations: part.installations.clone(),
+            hives: part
+                .hives
+                .iter()
+                .map(|hive| HiveFacts {
+                    path: hive.entry.path(),
+                    role: hive.role.clone(),
+                    state: hive.state.clone(),
+                    len: hive.entry.len,
+                })
+                .collect(),
+            obstacles: part.obstacles.iter().map(ObstacleFacts::from).collect(),
+            problems: part.problems.clone(),
+        })
+        .collect();
+    report.findings = plan.findings().cloned().collect();
+    report.not_scanned = plan.not_scanned().cloned().collect();
+    report.tokens = plan.tokens.clone();
+}

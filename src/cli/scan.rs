@@ -1,0 +1,71 @@
+//! `declone scan`: look, say, touch nothing.
+
+use std::{path::Path, sync::Arc};
+
+use super::{Common, exit_code, facts, guarded};
+use crate::{
+    apply::clone::file_digest,
+    device::{BlockDevice, HostFile},
+    error::{Error, Result},
+    image::{self, Content, Image},
+    plan::{self, Plan},
+    report::{ErrorFacts, ImageReport},
+    rules::Rule,
+};
+
+pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
+    guarded("scan", path, |report| scan(path, common, rules, report))
+}
+
+fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
+    let bar = common.progress();
+    let host = Arc::new(HostFile::open(path)?);
+    let image = image::open(host.clone(), &common.options())?;
+    let plan = plan::make(&image, rules, &mut |stage, done, total| {
+        bar.tick(stage, done, total)
+    })?;
+    facts::fill(report, &image, &plan);
+    if common.hash.is_some()
+        && let Some(facts) = &mut report.image
+    {
+        let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
+        facts.sha256 = Some(digest);
+    }
+    settle(report, &image, &plan);
+    Ok(())
+}
+
+/// Result and exit code of a look: damage outweighs findings, findings outweigh nothing.
+pub(super) fn settle(report: &mut ImageReport, image: &Image, plan: &Plan) {
+    let found = report
+        .findings
+        .iter()
+        .any(|f| f.action == crate::rules::Action::Delete);
+    let looked = image.volumes.iter().any(|volume| volume.tree().is_some());
+    report.result = match (found, looked) {
+        (true, _) => "findings",
+        (false, true) => "clean",
+        (false, false) => "unread",
+    };
+    report.exit_code = u8::from(found);
+    let broken = image
+        .volumes
+        .iter()
+        .filter_map(|volume| match &volume.content {
+            Content::Broken(error) => Some(error),
+            _ => None,
+        });
+    let damaged = plan.volumes.iter().flat_map(|part| &part.blockers);
+    for error in broken.chain(damaged) {
+        add_error(report, error);
+    }
+}
+
+/// A scan goes on past damage, but does not end as if there were none. A state in which only a
+/// write would be unsafe is no failure of a scan.
+fn add_error(report: &mut ImageReport, error: &Error) {
+    report.errors.push(ErrorFacts::from(error));
+    if error.kind() != crate::error::Kind::Refused {
+        report.exit_code = report.exit_code.max(exit_code(error.kind()));
+    }
+}

@@ -1,0 +1,88 @@
+//! `declone verify`: fresh eyes: the rules again, and a raw search of every data extent.
+
+use std::{path::Path, sync::Arc};
+
+use super::{VerifyArgs, facts, scan};
+use crate::{
+    apply::clone::file_digest,
+    device::{BlockDevice, HostFile},
+    error::{Error, Kind, Result},
+    image,
+    plan::{self, tokens, tokens::Token},
+    report::{ImageReport, Searched},
+    rules::Rule,
+    verify::{residue, search::MAX_LISTED},
+};
+
+pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
+    let common = &args.common;
+    let bar = common.progress();
+    let against = args
+        .against
+        .as_deref()
+        .map(read_tokens)
+        .transpose()?
+        .unwrap_or_default();
+    let host = Arc::new(HostFile::open(&args.image)?);
+    let image = image::open(host.clone(), &common.options())?;
+    let plan = plan::make(&image, rules, &mut |stage, done, total| {
+        bar.tick(stage, done, total)
+    })?;
+    facts::fill(report, &image, &plan);
+    report.tokens.extend(against);
+    tokens::tidy(&mut report.tokens);
+    let map = host.is_regular().then_some(host.as_ref());
+    let raw = residue::raw(
+        &image,
+        host.as_ref(),
+        map,
+        &report.tokens,
+        true,
+        MAX_LISTED,
+        &|done, total| {
+            bar.tick("searching", done, total);
+        },
+    )?;
+    report.searched.push(Searched {
+        what: "every data extent of the file".into(),
+        bytes: raw.searched,
+    });
+    if raw.hit_count > raw.residues.len() as u64 {
+        report.not_scanned.push(plan::NotScanned {
+            what: format!("{} more hits", raw.hit_count - raw.residues.len() as u64),
+            reason: "only the first few thousand are listed with their owner".into(),
+        });
+    }
+    report.residues = raw.residues;
+    if common.hash.is_some() {
+        let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
+        if let Some(facts) = &mut report.image {
+            facts.sha256 = Some(digest);
+        }
+    }
+    scan::settle(report, &image, &plan);
+    if report.exit_code == 0 && report.residues.iter().any(residue::Residue::is_identity) {
+        report.result = "findings";
+        report.exit_code = 1;
+    }
+    Ok(())
+}
+
+/// The tokens of an earlier JSON report.
+fn read_tokens(path: &Path) -> Result<Vec<Token>> {
+    let shown = crate::text::escape(&path.display().to_string());
+    let wrong = |what: String| Error::new(Kind::Usage, format!("--against {shown}: {what}"));
+    let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| wrong(format!("JSON report expected: {e}")))?;
+    let mut all = Vec::new();
+    for image in json["images"]
+        .as_array()
+        .ok_or_else(|| wrong("no images in it".into()))?
+    {
+        let tokens: Vec<Token> = serde_json::from_value(image["tokens"].clone())
+            .map_err(|e| wrong(format!("tokens: {e}")))?;
+        all.extend(tokens);
+    }
+    Ok(all)
+}

@@ -1,0 +1,249 @@
+//! Results in; text and JSON out.
+//!
+//! In: plain facts, findings, what was done. Out: the same, for a person or a program.
+//! Knows: rules, plan, apply, verify (their results). Never: sees a device.
+
+use serde::Serialize;
+
+use crate::{
+    apply::stage::HiveDone,
+    error::{Error, Kind, Place},
+    plan::{Finding, NotScanned, tokens::Token},
+    tree::{Obstacle, Removal},
+    verify::residue::Residue,
+};
+
+pub mod text;
+
+/// What one run says about one image. The JSON output is this structure.
+#[derive(Debug, Default, Serialize)]
+pub struct ImageReport {
+    /// Path as given.
+    pub path: String,
+    /// scan, clean or verify.
+    pub verb: &'static str,
+    /// One word: clean, findings, unread, cleaned, planned, refused, failed.
+    pub result: &'static str,
+    /// The exit code this image stands for.
+    pub exit_code: u8,
+    /// Container and partition table; absent when the image could not be opened.
+    pub image: Option<ImageFacts>,
+    /// The volumes.
+    pub volumes: Vec<VolumeFacts>,
+    /// What the rules matched before the clean.
+    pub findings: Vec<Finding>,
+    /// What a clean did, or would do.
+    pub done: Option<Done>,
+    /// Hits of the raw search.
+    pub residues: Vec<Residue>,
+    /// What was searched, with the number of bytes.
+    pub searched: Vec<Searched>,
+    /// What was not looked at, and why. Never left out: "clean" must not hide ignorance.
+    pub not_scanned: Vec<NotScanned>,
+    /// What stood in the way, or went wrong.
+    pub errors: Vec<ErrorFacts>,
+    /// What was searched for; `verify --against` reads it. It holds the removed identity.
+    pub tokens: Vec<Token>,
+}
+
+/// The image file.
+#[derive(Debug, Default, Serialize)]
+pub struct ImageFacts {
+    /// Container format.
+    pub format: String,
+    /// By what it was recognised.
+    pub evidence: String,
+    /// Length of the file.
+    pub file_len: u64,
+    /// Length of the disk inside.
+    pub disk_len: u64,
+    /// mbr, gpt or whole disk.
+    pub scheme: String,
+    /// Bytes a sector of the partition table.
+    pub sector_len: u32,
+    /// Remarks.
+    pub notes: Vec<String>,
+    /// SHA-256 of the file, with `--hash sha256`.
+    pub sha256: Option<String>,
+}
+
+/// A volume.
+#[derive(Debug, Default, Serialize)]
+pub struct VolumeFacts {
+    /// Partition number.
+    pub partition: u32,
+    /// First byte in the disk.
+    pub disk_offset: u64,
+    /// Length.
+    pub len: u64,
+    /// Partition type.
+    pub slot_kind: String,
+    /// Partition name.
+    pub slot_name: Option<String>,
+    /// File system.
+    pub filesystem: String,
+    /// Why it was not read, if it was not.
+    pub closed: Option<String>,
+    /// Number of files and directories.
+    pub files: u64,
+    /// Windows directories.
+    pub installations: Vec<String>,
+    /// SOFTWARE hives and their copies.
+    pub hives: Vec<HiveFacts>,
+    /// Why it must not be written.
+    pub obstacles: Vec<ObstacleFacts>,
+    /// Damaged file records.
+    pub problems: Vec<String>,
+}
+
+/// A hive file.
+#[derive(Debug, Default, Serialize)]
+pub struct HiveFacts {
+    /// Path.
+    pub path: String,
+    /// What it is to its installation.
+    pub role: String,
+    /// Clean or not.
+    pub state: String,
+    /// Length.
+    pub len: u64,
+}
+
+/// As [`Obstacle`].
+#[derive(Debug, Default, Serialize)]
+pub struct ObstacleFacts {
+    /// Stable short name.
+    pub id: &'static str,
+    /// What was expected and found.
+    pub what: String,
+    /// What to do.
+    pub advice: String,
+}
+
+impl From<&Obstacle> for ObstacleFacts {
+    fn from(o: &Obstacle) -> Self {
+        Self {
+            id: o.id,
+            what: o.what.clone(),
+            advice: o.advice.clone(),
+        }
+    }
+}
+
+/// What a clean did, or would do.
+#[derive(Debug, Default, Serialize)]
+pub struct Done {
+    /// Whether anything was written at all (`-n` writes nothing).
+    pub written: bool,
+    /// The new file.
+    pub output: Option<String>,
+    /// How it was cloned.
+    pub method: Option<&'static str>,
+    /// Edited hives.
+    pub hives: Vec<HiveDone>,
+    /// Transaction logs of edited hives that were filled with zeros.
+    pub logs: Vec<String>,
+    /// Removed files, by volume.
+    pub removals: Vec<RemovalFacts>,
+    /// Stale copies that were zeroed.
+    pub wiped: Vec<String>,
+    /// Second witnesses.
+    pub witnesses: Vec<String>,
+    /// Changed pages.
+    pub patches: Vec<PatchFacts>,
+    /// Bytes changed.
+    pub changed_bytes: u64,
+    /// SHA-256 of the new file, with `--hash sha256`.
+    pub sha256: Option<String>,
+}
+
+/// What the removal of files touched in one volume.
+#[derive(Debug, Default, Serialize)]
+pub struct RemovalFacts {
+    /// Partition number.
+    pub partition: u32,
+    /// Removed paths.
+    pub paths: Vec<String>,
+    /// File records freed.
+    pub records: u64,
+    /// Index entries removed.
+    pub index_entries: u64,
+    /// Clusters freed and zeroed.
+    pub clusters: u64,
+    /// Stale bytes zeroed.
+    pub slack_bytes: u64,
+}
+
+impl RemovalFacts {
+    /// Puts it together.
+    #[must_use]
+    pub fn new(partition: u32, paths: Vec<String>, removal: &Removal) -> Self {
+        Self {
+            partition,
+            paths,
+            records: removal.records,
+            index_entries: removal.index_entries,
+            clusters: removal.clusters,
+            slack_bytes: removal.slack_bytes,
+        }
+    }
+}
+
+/// One changed page.
+#[derive(Debug, Default, Serialize)]
+pub struct PatchFacts {
+    /// Image offset.
+    pub offset: u64,
+    /// Length.
+    pub len: u64,
+    /// SHA-256 of the old bytes.
+    pub sha256_old: String,
+    /// SHA-256 of the new bytes.
+    pub sha256_new: String,
+}
+
+/// A searched area.
+#[derive(Debug, Default, Serialize)]
+pub struct Searched {
+    /// What.
+    pub what: String,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// An error as fields.
+#[derive(Debug, Serialize)]
+pub struct ErrorFacts {
+    /// Sort of failure.
+    pub kind: Kind,
+    /// What was expected and found.
+    pub what: String,
+    /// The address ladder, innermost first.
+    pub trail: Vec<Place>,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+impl From<&Error> for ErrorFacts {
+    fn from(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            what: error.what().to_owned(),
+            trail: error.trail().to_vec(),
+            advice: error.advice().map(str::to_owned),
+        }
+    }
+}
+
+/// The whole JSON document.
+#[derive(Debug, Serialize)]
+pub struct Document<'a> {
+    /// Version of declone.
+    pub declone: &'static str,
+    /// Version of this structure.
+    pub schema: u32,
+    /// Highest of the images' exit codes.
+    pub exit_code: u8,
+    /// One result an image.
+    pub images: &'a [ImageReport],
+}

@@ -1,0 +1,349 @@
+//! The report for a person: what it is, what was found, the articles' steps ticked off, what was
+//! not looked at.
+
+use std::fmt::{self, Write};
+
+use super::{Done, ImageReport, VolumeFacts};
+use crate::{
+    error::Kind,
+    plan::{Finding, Subject},
+    rules::{Action, Rule},
+    verify::residue::Residue,
+};
+
+/// Most hits printed one by one; the JSON has them all.
+const MAX_LINES: usize = 20;
+
+/// Writes the whole report of one image.
+pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Result {
+    writeln!(out, "{}", report.path)?;
+    if let Some(image) = &report.image {
+        writeln!(
+            out,
+            "  {}, {}, {} disk of {}",
+            image.format,
+            image.evidence,
+            image.scheme,
+            size(image.disk_len)
+        )?;
+        for note in &image.notes {
+            writeln!(out, "  note: {note}")?;
+        }
+        if let Some(digest) = &image.sha256 {
+            writeln!(out, "  sha256 {digest}")?;
+        }
+    }
+    for volume in &report.volumes {
+        write_volume(out, volume)?;
+    }
+    if report.verb != "verify" || !report.findings.is_empty() {
+        write_steps(out, report, rules)?;
+    }
+    if let Some(done) = &report.done {
+        write_done(out, done)?;
+    }
+    write_search(out, report)?;
+    if !report.not_scanned.is_empty() {
+        writeln!(out, "\nNot looked at")?;
+        for item in &report.not_scanned {
+            writeln!(out, "  {}: {}", item.what, item.reason)?;
+        }
+    }
+    for error in &report.errors {
+        let head = match error.kind {
+            Kind::Refused if report.verb == "clean" => "refused",
+            Kind::Refused => "a clean would be refused",
+            _ => "error",
+        };
+        write!(out, "\n{head}: ")?;
+        write!(out, "{}", error.what)?;
+        if !error.trail.is_empty() {
+            let trail: Vec<String> = error
+                .trail
+                .iter()
+                .map(|p| format!("{} {}", p.space, p.value))
+                .collect();
+            write!(out, " ({})", trail.join(", "))?;
+        }
+        if let Some(advice) = &error.advice {
+            write!(out, "\n  what to do: {advice}")?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out, "\n{}", verdict(report))
+}
+
+fn verdict(report: &ImageReport) -> String {
+    let deletable = report
+        .findings
+        .iter()
+        .filter(|f| f.action == Action::Delete)
+        .count();
+    let unread = match report.not_scanned.len() {
+        0 => String::new(),
+        1 => "; 1 thing was not looked at, see above".to_owned(),
+        n => format!("; {n} things were not looked at, see above"),
+    };
+    let traces = report
+        .residues
+        .iter()
+        .filter(|residue| residue.is_identity())
+        .count();
+    let left = match traces {
+        0 => String::new(),
+        n => {
+            format!("; {n} traces of the identity are LEFT where declone does not write, see above")
+        }
+    };
+    match report.result {
+        "clean" if report.verb == "clean" => {
+            format!("Nothing to do: no rule matches{unread}.")
+        }
+        "clean" => format!("Clean: no rule matches{unread}."),
+        "unread" => "Nothing was looked into: there is no volume that declone reads.".to_owned(),
+        "findings" if deletable == 0 => format!("Found: see above{unread}."),
+        "findings" => format!("Found: {deletable} items carry the machine's identity{unread}."),
+        "planned" => format!(
+            "Planned: {deletable} items would be removed, and the staged result passed \
+             verification{left}{unread}. Nothing was written."
+        ),
+        "cleaned" if left.is_empty() => {
+            format!(
+                "Cleaned: {deletable} items removed, and nothing of them is left where it was searched{unread}."
+            )
+        }
+        "cleaned" => format!("Cleaned: {deletable} items removed{left}{unread}."),
+        "refused" => "Refused: nothing was written.".to_owned(),
+        _ => "Failed: the input is unchanged.".to_owned(),
+    }
+}
+
+fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
+    let name = volume
+        .slot_name
+        .as_ref()
+        .map(|n| format!(" \"{n}\""))
+        .unwrap_or_default();
+    writeln!(
+        out,
+        "  partition {}: {}{name}, {} at disk offset {:#x}",
+        volume.partition,
+        volume.filesystem,
+        size(volume.len),
+        volume.disk_offset
+    )?;
+    if let Some(reason) = &volume.closed {
+        writeln!(out, "    not read: {reason}")?;
+        return Ok(());
+    }
+    writeln!(out, "    {} files and directories", volume.files)?;
+    for root in &volume.installations {
+        writeln!(out, "    Windows in {root}")?;
+    }
+    for hive in &volume.hives {
+        writeln!(
+            out,
+            "    {} ({}, {}, {})",
+            hive.path,
+            hive.role,
+            size(hive.len),
+            hive.state
+        )?;
+    }
+    for obstacle in &volume.obstacles {
+        writeln!(out, "    must not be written: {}", obstacle.what)?;
+    }
+    for problem in volume.problems.iter().take(MAX_LINES) {
+        writeln!(out, "    damaged: {problem}")?;
+    }
+    Ok(())
+}
+
+fn write_steps(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Result {
+    writeln!(out, "\nSteps of the articles")?;
+    let mark = match report.result {
+        "cleaned" => "[x]",
+        "planned" => "[-]",
+        _ => "[ ]",
+    };
+    let failed = !report.errors.is_empty() && report.image.is_none();
+    if failed {
+        return writeln!(out, "  none: the image was not read");
+    }
+    for (number, rule) in rules.iter().enumerate() {
+        let found: Vec<&Finding> = report
+            .findings
+            .iter()
+            .filter(|f| f.rule == rule.id)
+            .collect();
+        let sources = rule.sources.join(", ");
+        let mark = match found.first() {
+            None => "[x]",
+            Some(f) if f.action == Action::Report => "[!]",
+            Some(_) => mark,
+        };
+        writeln!(out, "  {mark} {}. {} ({sources})", number + 1, rule.step)?;
+        if found.is_empty() {
+            writeln!(out, "        nothing found")?;
+        }
+        for finding in found {
+            write_finding(out, report, finding)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> fmt::Result {
+    let what = match &finding.subject {
+        Subject::Value {
+            hive, key, value, ..
+        } => format!("{hive}: {key}, value \"{value}\""),
+        Subject::Key { hive, key } => format!("{hive}: {key}"),
+        Subject::File { path, links, .. } if links.is_empty() => path.clone(),
+        Subject::File { path, links, .. } => format!("{path} (= {})", links.join(" = ")),
+    };
+    writeln!(out, "        found {what}")?;
+    writeln!(out, "              {}", finding.evidence)?;
+    let places: Vec<String> = finding
+        .places
+        .iter()
+        .filter(|p| p.space != "file" && p.space != "disk offset")
+        .map(|p| format!("{} {}", p.space, p.value))
+        .collect();
+    writeln!(out, "              {}", places.join(", "))?;
+    let done = match (finding.action, report.result) {
+        (Action::Report, _) => "reported only; remove it by hand if it is a client's",
+        (_, "cleaned") => "removed",
+        (_, "planned") => "would be removed",
+        _ => return Ok(()),
+    };
+    writeln!(out, "        {done}")
+}
+
+fn write_done(out: &mut String, done: &Done) -> fmt::Result {
+    writeln!(out, "\n{}", if done.written { "Done" } else { "Plan" })?;
+    for hive in &done.hives {
+        writeln!(
+            out,
+            "  {}: {} values and {} keys taken out; stale bytes zeroed: {} in free cells, {} in \
+             slack, {} behind the bins",
+            hive.path,
+            hive.values,
+            hive.keys,
+            hive.wiped_free + hive.wiped_leaked,
+            hive.wiped_slack,
+            hive.wiped_tail
+        )?;
+        for note in &hive.notes {
+            writeln!(out, "    note: {note}")?;
+        }
+    }
+    for log in &done.logs {
+        writeln!(
+            out,
+            "  {log}: transaction log of a clean hive, filled with zeros"
+        )?;
+    }
+    for removal in &done.removals {
+        writeln!(
+            out,
+            "  partition {}: {} files removed ({} file records, {} index entries, {} clusters \
+             freed and zeroed)",
+            removal.partition,
+            removal.paths.len(),
+            removal.records,
+            removal.index_entries,
+            removal.clusters
+        )?;
+    }
+    for wiped in &done.wiped {
+        writeln!(out, "  stale copy zeroed: {wiped}")?;
+    }
+    for witness in &done.witnesses {
+        writeln!(out, "  witness: {witness}")?;
+    }
+    writeln!(
+        out,
+        "  {} in {} pages",
+        size(done.changed_bytes),
+        done.patches.len()
+    )?;
+    if let Some(output) = &done.output {
+        let method = done.method.unwrap_or("copy");
+        writeln!(out, "  written to {output} ({method})")?;
+    }
+    if let Some(digest) = &done.sha256 {
+        writeln!(out, "  sha256 {digest}")?;
+    }
+    Ok(())
+}
+
+fn write_search(out: &mut String, report: &ImageReport) -> fmt::Result {
+    if report.searched.is_empty() {
+        return Ok(());
+    }
+    let total: u64 = report.searched.iter().map(|s| s.bytes).sum();
+    let left: Vec<&Residue> = report.residues.iter().filter(|r| r.is_identity()).collect();
+    let mentions = report.residues.len() - left.len();
+    writeln!(
+        out,
+        "\nSearch for {} byte strings in {}",
+        report.tokens.len(),
+        size(total)
+    )?;
+    for area in &report.searched {
+        writeln!(out, "  {}: {}", area.what, size(area.bytes))?;
+    }
+    if left.is_empty() {
+        writeln!(out, "  nothing of the identity was found")?;
+    }
+    for residue in left.iter().take(MAX_LINES) {
+        writeln!(
+            out,
+            "  left: {} in {} (image offset {:#x})",
+            residue.token, residue.owner, residue.image_offset
+        )?;
+    }
+    if left.len() > MAX_LINES {
+        writeln!(out, "  ... and {} more", left.len() - MAX_LINES)?;
+    }
+    if mentions > 0 {
+        writeln!(
+            out,
+            "  {mentions} live mentions of the names alone (no identity), see --json"
+        )?;
+    }
+    Ok(())
+}
+
+/// A length for people: decimal up to 10 KiB, then binary units.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 10_240 {
+        return format!("{bytes} bytes");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 10_240.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value >= 1024.0 && unit + 1 < UNITS.len() {
+        format!("{:.1} {}", value / 1024.0, UNITS[unit + 1])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(size(512), "512 bytes");
+        assert_eq!(size(64 << 20), "64.0 MiB");
+        assert_eq!(size(24 << 30), "24.0 GiB");
+    }
+}
