@@ -1,0 +1,24 @@
+//! Builders of hives, volumes and disks for the tests: independent of declone's own readers and
+//! writers, so that the two can be held against each other.
+//!
+//! - [`hive_builder`]: registry hives, 1.3 to 1.6, with planted residue.
+//! - [`ntfs_builder`]: NTFS volumes of every geometry, sparse and fast.
+//! - [`disk_builder`]: MBR, GPT, or no table around volumes.
+//! - [`sms`]: whole scenes that carry the identity declone is about.
+//! - [`volumes`]: volumes named by what is special about them.
+//! - [`fixtures`]: the recipes of what lies in `fixtures/`.
+//! - [`pack`]: the small form in which built images lie in `fixtures/`.
+#![allow(dead_code, unreachable_pub, missing_docs, unused_imports)]
+
+pub mod disk_builder;
+pub mod fixtures;
+pub mod hive_builder;
+pub mod ntfs_builder;
+pub mod pack;
+pub mod put;
+pub mod sd;
+pub mod sms;
+pub mod upcase;
+pub mod volumes;
+
+pub use sms::sms2003_disk;
