@@ -1,1 +1,25 @@
+//! The integration tests: one binary, one link step. Each module is a file beside this one.
 
+// Helpers are `pub` for each other; tests write scratch files and speak of single ranges.
+#![allow(
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::single_range_in_vec_init
+)]
+
+mod architecture;
+mod cases_hive;
+mod cases_ntfs_edit;
+mod cases_ntfs_read;
+mod clean;
+mod cli;
+mod damage;
+mod disks;
+mod fixtures;
+mod judges;
+mod machine;
+mod oracle;
+mod refuse;
+mod run;
+mod support;
+mod witness;
