@@ -332,3 +332,10 @@ fn damage_in_a_neighbours_record_does_not_keep_a_clean_from_passing() {
     declone(&["clean", arg(&image), "-o", arg(&out)]).exits(0);
     declone(&["scan", arg(&out)]).exits(0);
 }
+
+#[test]
+fn a_hive_that_is_also_linked_as_a_target_is_refused() {
+    let mut volume = usual();
+    volume.link(HIVE, r"\Smscfg.ini");
+    case(&volume, |_| {}, 3, "hard link");
+}

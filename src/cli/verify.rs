@@ -82,6 +82,15 @@ fn read_tokens(path: &Path) -> Result<Vec<Token>> {
     {
         let tokens: Vec<Token> = serde_json::from_value(image["tokens"].clone())
             .map_err(|e| wrong(format!("tokens: {e}")))?;
+        if let Some(short) = tokens
+            .iter()
+            .find(|token| token.bytes.len() < tokens::MIN_LEN)
+        {
+            return Err(wrong(format!(
+                "token {} is too short",
+                crate::text::escape(&short.label)
+            )));
+        }
         all.extend(tokens);
     }
     Ok(all)

@@ -293,7 +293,27 @@ fn plan_volume(
     for entry in &census.found {
         plan_file(volume, tree, entry, rules, tokens, &mut part)?;
     }
+    refuse_two_faces(&mut part);
     Ok(part)
+}
+
+/// A file that is a hive under one name and a target under another (a hard link) is neither edited
+/// nor removed: one of the two names is wrong, and only a person can say which.
+fn refuse_two_faces(part: &mut VolumePlan) {
+    let hives = part.hives.iter().map(|hive| &hive.entry);
+    for hive in hives.chain(&part.log_wipes) {
+        if part.removals.iter().any(|file| file.id == hive.id) {
+            let names: Vec<String> = hive.paths.iter().map(ToString::to_string).collect();
+            part.blockers.push(
+                Error::refused(format!(
+                    "file to remove: one that is no hive and no log expected, found {}",
+                    names.join(" = ")
+                ))
+                .at("partition", part.partition)
+                .advise("remove the hard link in Windows, then capture again"),
+            );
+        }
+    }
 }
 
 /// Logs beside a hive that is edited are wiped; the others are left, and listed.

@@ -32,7 +32,7 @@ pub struct Token {
 }
 
 /// Shortest token worth a search: anything shorter is found by accident.
-const MIN_LEN: usize = 8;
+pub const MIN_LEN: usize = 8;
 
 /// All forms of a text: ASCII (Latin-1) and UTF-16LE, any case.
 pub fn of_text(text: &str, class: Class, out: &mut Vec<Token>) {

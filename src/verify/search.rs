@@ -123,17 +123,22 @@ impl Searcher {
         for (index, token) in tokens.iter_mut().enumerate() {
             token.bytes.truncate(MAX_TOKEN);
             longest = longest.max(token.bytes.len() + 80);
+            // Few case variants first, then a window that is not one byte repeated: such a run is
+            // common, but a token that is nothing else must be searched for all the same.
             let best = token
                 .bytes
                 .windows(WINDOW)
                 .enumerate()
-                .filter(|(_, window)| window.iter().any(|b| *b != window[0]))
                 .min_by_key(|(start, window)| {
+                    let same = window.iter().all(|b| *b == window[0]);
                     let letters = window.iter().filter(|b| b.is_ascii_alphabetic()).count();
-                    (if token.fold { letters } else { 0 }, *start)
+                    (same, if token.fold { letters } else { 0 }, *start)
                 });
             let Some((start, window)) = best else {
-                continue;
+                return Err(Error::internal(format!(
+                    "search: {} is too short to be searched for",
+                    token.label
+                )));
             };
             for pattern in variants(window, token.fold) {
                 patterns.entry(pattern).or_default().push((index, start));
@@ -411,6 +416,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_token_of_one_repeated_byte_is_searched_for_too() {
+        let mut all = Vec::new();
+        tokens::of_identifier("00000000", &mut all);
+        let searcher = Searcher::new(&all, false).unwrap();
+        assert_eq!(found(&searcher, b"id=00000000;").len(), 1);
+        let short = Token {
+            bytes: vec![1, 2],
+            ..all[0].clone()
+        };
+        assert!(Searcher::new(&[short], false).is_err());
     }
 
     #[test]
