@@ -1,12 +1,17 @@
-//! Stage, clone, patch: the only room that writes to the host.
+//! Stage, clone, patch, journal, commit, recover, undo: the only room that writes to the host.
 //!
 //! In: a plan and the image over an overlay. Out: a verified file beside the wanted name, renamed
 //! into place. Knows: device, tree, hive, image, plan. Facts from: `shared/facts/robustness.md` 6.
 //! Never: decides what to remove; parses between the first written byte and the last.
 
+pub mod change;
 pub mod clone;
 pub mod guard;
+pub mod host;
+pub mod journal;
+pub mod protocol;
 pub mod stage;
+pub mod undo;
 
 use std::{io::Write, path::Path};
 

@@ -1,0 +1,368 @@
+//! The protocol's view of the real host: an image that was opened for writing, and the directory
+//! where its journal lies.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileExt, MetadataExt},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+
+use super::{
+    journal::{self, Bond},
+    protocol::Host,
+};
+use crate::{
+    device::{BlockDevice, HostFile},
+    error::{Error, Kind, Result},
+    text::escape,
+};
+
+/// Added to the image's name.
+pub const SUFFIX: &str = ".declone-journal";
+
+/// Where an image's journal lies.
+#[derive(Debug)]
+pub struct Place {
+    dir: OwnedFd,
+    journal: OsString,
+    temporary: OsString,
+    path: PathBuf,
+}
+
+impl Place {
+    /// Beside a regular file, under its real name so that every symbolic link leads to the same
+    /// journal; for a block device where `chosen` says.
+    pub fn of(image: &HostFile, chosen: Option<&Path>) -> Result<Self> {
+        let beside = |path: &Path| {
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(SUFFIX);
+            path.with_file_name(name)
+        };
+        let path = match (chosen, image.is_regular()) {
+            (None, true) => beside(&real_path(image.path())?),
+            (Some(path), false) => {
+                let path = std::path::absolute(path)
+                    .map_err(|e| Error::io("--journal: its directory", &e))?;
+                refuse_volatile(&path)?;
+                path
+            }
+            (None, false) => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    "journal: a file expected for a block device, found none",
+                )
+                .advise("pass --journal FILE, on a disk that survives a power cut"));
+            }
+            (Some(_), true) => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    "--journal: a block device expected; the journal of a file lies beside it",
+                ));
+            }
+        };
+        Self::at(&path)
+    }
+
+    /// The journal at `path`.
+    fn at(path: &Path) -> Result<Self> {
+        let shown = escape(&path.display().to_string());
+        let (Some(parent), Some(journal)) = (path.parent(), path.file_name()) else {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("journal {shown}: a file name expected"),
+            ));
+        };
+        let dir = rustix::fs::open(
+            parent,
+            OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY,
+            Mode::empty(),
+        )
+        .map_err(|e| Error::io(format!("journal {shown}: open its directory"), &e.into()))?;
+        let mut temporary = journal.to_owned();
+        temporary.push(".tmp");
+        Ok(Self {
+            dir,
+            journal: journal.to_owned(),
+            temporary,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The journal's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is a journal (of any kind).
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.stat(&self.journal).is_ok()
+    }
+
+    fn stat(&self, name: &OsStr) -> rustix::io::Result<Stat> {
+        rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// All bytes of the journal; `None` when there is none.
+    pub fn read(&self, image: &HostFile) -> Result<Option<Vec<u8>>> {
+        let shown = escape(&self.path.display().to_string());
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, &self.journal, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::LOOP) => {
+                return Err(not_ours(&shown, "found a symbolic link"));
+            }
+            Err(e) => return Err(Error::io(format!("journal {shown}: open"), &e.into())),
+        };
+        let failed = |e: &io::Error| Error::io(format!("journal {shown}: read"), e);
+        let stat = rustix::fs::fstat(&file).map_err(|e| failed(&e.into()))?;
+        let owner = image.file().metadata().map_err(|e| failed(&e))?.uid();
+        check_ours(&stat, owner).map_err(|found| not_ours(&shown, found))?;
+        let len = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+        if len > journal::MAX_LEN {
+            return Err(Error::malformed(format!(
+                "journal {shown}: at most {} bytes expected, found {len}",
+                journal::MAX_LEN
+            )));
+        }
+        let mut bytes = Vec::new();
+        // One more than it should have: a file that grows meanwhile does not fit its digest.
+        io::Read::read_to_end(&mut io::Read::take(file, len.saturating_add(1)), &mut bytes)
+            .map_err(|e| failed(&e))?;
+        Ok(Some(bytes))
+    }
+}
+
+/// A path without symbolic links.
+pub fn real_path(path: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(path).map_err(|e| {
+        Error::io(
+            format!(
+                "image {}: its real path",
+                escape(&path.display().to_string())
+            ),
+            &e,
+        )
+    })
+}
+
+/// A journal must be one of ours: only then may it decide what is written.
+fn check_ours(stat: &Stat, image_owner: u32) -> std::result::Result<(), &'static str> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err("found something that is no file");
+    }
+    if stat.st_nlink != 1 {
+        return Err("found a file with more than one name");
+    }
+    if stat.st_uid != rustix::process::geteuid().as_raw() && stat.st_uid != image_owner {
+        return Err("found a file of another owner");
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err("found a file that others may write");
+    }
+    Ok(())
+}
+
+fn not_ours(shown: &str, found: &str) -> Error {
+    Error::refused(format!(
+        "journal {shown}: a file that only its owner may write expected, {found}"
+    ))
+    .advise("declone did not make it; move it away if it is not yours")
+}
+
+/// A journal in memory is gone when it is needed.
+fn refuse_volatile(path: &Path) -> Result<()> {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statfs(parent)
+        .map_err(|e| Error::io("--journal: its file system", &e.into()))?;
+    if [TMPFS, RAMFS].contains(&(stat.f_type as u64)) {
+        return Err(Error::new(
+            Kind::Usage,
+            "--journal: a file system on a disk expected, found one in memory",
+        )
+        .advise("a journal must survive a power cut; choose another place"));
+    }
+    Ok(())
+}
+
+/// The image and its journal's place.
+#[derive(Debug)]
+pub struct InPlace {
+    image: Arc<HostFile>,
+    place: Place,
+    open: Option<File>,
+}
+
+impl InPlace {
+    /// Over an image that was opened for writing.
+    pub fn new(image: Arc<HostFile>, place: Place) -> Self {
+        Self {
+            image,
+            place,
+            open: None,
+        }
+    }
+
+    /// Where the journal lies.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What binds a journal or undo file to this image.
+    pub fn bond(&self) -> Result<Bond> {
+        let meta = self
+            .image
+            .file()
+            .metadata()
+            .map_err(|e| Error::io("image: metadata", &e))?;
+        Ok(Bond {
+            image_len: self.image.len(),
+            device: meta.dev(),
+            inode: meta.ino(),
+            path: real_path(self.image.path())?
+                .as_os_str()
+                .as_bytes()
+                .to_vec(),
+        })
+    }
+}
+
+impl Host for InPlace {
+    fn image_len(&self) -> u64 {
+        self.image.len()
+    }
+
+    fn read_image(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.image.file().read_exact_at(buf, offset)
+    }
+
+    fn write_image(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.image.file().write_all_at(bytes, offset)
+    }
+
+    fn sync_image(&mut self) -> io::Result<()> {
+        self.image.file().sync_all()
+    }
+
+    fn forget_image(&mut self, offset: u64, len: u64) {
+        // Advice only; where it is not taken, the cached copy is compared.
+        rustix::fs::fadvise(
+            self.image.file(),
+            offset,
+            std::num::NonZeroU64::new(len),
+            rustix::fs::Advice::DontNeed,
+        )
+        .ok();
+    }
+
+    fn create_temporary(&mut self, len: u64) -> io::Result<()> {
+        self.remove_temporary()?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(
+            &self.place.dir,
+            &self.place.temporary,
+            flags,
+            Mode::RUSR | Mode::WUSR,
+        )?);
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
+            // A host file system without preallocation finds out at the fsync.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+            Err(e) => {
+                drop(file);
+                self.remove_temporary().ok();
+                return Err(e.into());
+            }
+        }
+        self.open = Some(file);
+        Ok(())
+    }
+
+    fn append_temporary(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.open {
+            Some(file) => io::Write::write_all(file, bytes),
+            None => Err(io::Error::other("no temporary journal is open")),
+        }
+    }
+
+    fn sync_journal(&mut self) -> io::Result<()> {
+        match &self.open {
+            Some(file) => file.sync_all(),
+            None => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file =
+                    rustix::fs::openat(&self.place.dir, &self.place.journal, flags, Mode::empty())?;
+                File::from(file).sync_all()
+            }
+        }
+    }
+
+    fn publish(&mut self) -> io::Result<()> {
+        let dir = &self.place.dir;
+        let (from, to) = (&self.place.temporary, &self.place.journal);
+        match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+            // A host without it: the image's lock keeps others out, so a look is enough.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                if self.place.is_taken() {
+                    return Err(rustix::io::Errno::EXIST.into());
+                }
+                rustix::fs::renameat(dir, from, dir, to)?;
+            }
+            other => other?,
+        }
+        Ok(())
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.place.dir)?)
+    }
+
+    fn remove_temporary(&mut self) -> io::Result<()> {
+        self.open = None;
+        let stat = match self.place.stat(&self.place.temporary) {
+            Ok(stat) => stat,
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let owner = self.image.file().metadata()?.uid();
+        if let Err(found) = check_ours(&stat, owner) {
+            return Err(io::Error::other(format!(
+                "{}: a temporary file of declone expected, {found}",
+                escape(&self.place.temporary.to_string_lossy())
+            )));
+        }
+        Ok(rustix::fs::unlinkat(
+            &self.place.dir,
+            &self.place.temporary,
+            AtFlags::empty(),
+        )?)
+    }
+
+    fn remove_journal(&mut self) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(
+            &self.place.dir,
+            &self.place.journal,
+            AtFlags::empty(),
+        )?)
+    }
+
+    fn read_journal(&mut self) -> Result<Option<Vec<u8>>> {
+        self.place.read(&self.image)
+    }
+}

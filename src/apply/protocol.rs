@@ -1,0 +1,422 @@
+//! The write protocol: in which order an image is changed so that a crash at any moment leaves the
+//! old image, the new one, or a journal that finishes it.
+//!
+//! It is a table of steps and one loop. The table is data so that the crash model
+//! (`tests/crash_model.rs`) can leave out or swap every step and see that it matters.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use std::io;
+
+use super::{
+    change::{Change, PageChange, State},
+    journal::{self, Bond, Role},
+};
+use crate::{
+    device::PAGE_LEN,
+    error::{Error, Kind, Result},
+};
+
+/// What the protocol needs of the host: the image, and one directory with two names in it, the
+/// journal and the temporary file that becomes the journal.
+pub trait Host {
+    /// Length of the image in bytes.
+    fn image_len(&self) -> u64;
+    /// Fills `buf` from the image; no short reads.
+    fn read_image(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes`; no short writes.
+    fn write_image(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes everything written to the image durable.
+    fn sync_image(&mut self) -> io::Result<()>;
+    /// Drops the host's clean cached copy of a range, so that the next read asks the disk.
+    fn forget_image(&mut self, offset: u64, len: u64);
+    /// Makes an empty temporary file and reserves `len` bytes for it. One that an interrupted run
+    /// left behind is replaced.
+    fn create_temporary(&mut self, len: u64) -> io::Result<()>;
+    /// Appends to the temporary file.
+    fn append_temporary(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes the file that is, or became, the journal durable.
+    fn sync_journal(&mut self) -> io::Result<()>;
+    /// Renames the temporary file to the journal's name; an existing journal is an error.
+    fn publish(&mut self) -> io::Result<()>;
+    /// Makes the names in the directory durable.
+    fn sync_directory(&mut self) -> io::Result<()>;
+    /// Removes the temporary file, if there is one.
+    fn remove_temporary(&mut self) -> io::Result<()>;
+    /// Removes the journal.
+    fn remove_journal(&mut self) -> io::Result<()>;
+    /// All bytes of the journal; `None` when there is none. Refuses what may not be ours: a link,
+    /// another owner, a file that others may write.
+    fn read_journal(&mut self) -> Result<Option<Vec<u8>>>;
+}
+
+/// One step of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The journal is written under its temporary name.
+    WriteJournal,
+    /// The journal's bytes become durable. Without it the name could outlive the contents.
+    SyncJournal,
+    /// It gets its name: from here on a crash is finished, not forgotten.
+    Publish,
+    /// The name becomes durable before the first byte of the image changes.
+    SyncPublished,
+    /// Every page is still what the change was made for.
+    CheckOld,
+    /// Every page is old, new or torn, nothing else (recovery).
+    CheckResumable,
+    /// The pages are written.
+    Patch,
+    /// They become durable before the journal may go.
+    SyncImage,
+    /// They are read again from the disk: a write can lie.
+    ReadBack,
+    /// The journal goes.
+    RemoveJournal,
+    /// It stays gone: a journal that comes back would undo what the owner did since.
+    SyncRemoved,
+}
+
+/// Changing an image in place.
+pub const COMMIT: &[Step] = &[
+    Step::WriteJournal,
+    Step::SyncJournal,
+    Step::Publish,
+    Step::SyncPublished,
+    Step::CheckOld,
+    Step::Patch,
+    Step::SyncImage,
+    Step::ReadBack,
+    Step::RemoveJournal,
+    Step::SyncRemoved,
+];
+
+/// Finishing what an interrupted run left. The journal and its name are made durable first: the run
+/// may have been killed between the rename and the sync, and what is found may be in memory only.
+pub const RECOVER: &[Step] = &[
+    Step::SyncJournal,
+    Step::SyncPublished,
+    Step::CheckResumable,
+    Step::Patch,
+    Step::SyncImage,
+    Step::ReadBack,
+    Step::RemoveJournal,
+    Step::SyncRemoved,
+];
+
+/// How far a run got; decides what a failure has to take back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Reached {
+    Nothing,
+    Temporary,
+    Published,
+    /// Pages before this number may have been written.
+    Patched(usize),
+    /// The image is new and durable.
+    Durable,
+}
+
+/// Why a step failed. Holds no text: nothing is formatted while the image is half written.
+#[derive(Debug)]
+enum Failure {
+    Host(io::Error),
+    Foreign(u64),
+    Lying(u64),
+}
+
+/// Changes the image. `Ok`: it is new, durable and read back, and no journal is left. An error of
+/// kind `Io` or `Refused`: it is byte-identical to what it was. Of kind `Interrupted`: a journal is
+/// left, and [`recover`] finishes it.
+pub fn commit(host: &mut dyn Host, bond: &Bond, change: &Change) -> Result<()> {
+    run(host, bond, change, COMMIT)
+}
+
+/// As [`commit`] with other steps; for the crash model.
+#[doc(hidden)]
+pub fn run(host: &mut dyn Host, bond: &Bond, change: &Change, steps: &[Step]) -> Result<()> {
+    let mut buffer = [0; PAGE_LEN];
+    let mut reached = Reached::Nothing;
+    for step in steps {
+        if let Err(failure) = perform(host, bond, change, *step, &mut reached, &mut buffer) {
+            return Err(back_out(
+                host,
+                change,
+                *step,
+                reached,
+                &failure,
+                &mut buffer,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What [`recover`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// No journal: nothing to do.
+    Nothing,
+    /// The change was finished.
+    Finished {
+        /// Pages written.
+        pages: usize,
+        /// Bytes written.
+        bytes: u64,
+    },
+}
+
+/// Whether a journal waits, and if so, what it would do. Writes nothing.
+pub fn pending(host: &mut dyn Host) -> Result<Option<(Bond, Change)>> {
+    let Some(bytes) = host.read_journal()? else {
+        return Ok(None);
+    };
+    let (bond, change) = journal::read(Role::Journal, &bytes)?;
+    check_len(host, &bond)?;
+    Ok(Some((bond, change)))
+}
+
+fn check_len(host: &dyn Host, bond: &Bond) -> Result<()> {
+    if bond.image_len == host.image_len() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "journal: an image of {} bytes expected, found {} bytes",
+        bond.image_len,
+        host.image_len()
+    ))
+    .advise("the journal belongs to another image, or this one was resized; nothing was written"))
+}
+
+/// Finishes what an interrupted run left; removes a temporary file that never became a journal.
+/// `Interrupted`: it is still not finished and can be tried again. Any other error: nothing was
+/// written.
+pub fn recover(host: &mut dyn Host) -> Result<Recovered> {
+    recover_with(host, RECOVER, true)
+}
+
+/// As [`recover`] with other steps, or without the check of the journal's digest; for the crash
+/// model.
+#[doc(hidden)]
+pub fn recover_with(host: &mut dyn Host, steps: &[Step], digest: bool) -> Result<Recovered> {
+    let Some(bytes) = host.read_journal()? else {
+        host.remove_temporary()
+            .map_err(|e| Error::io("journal: removal of a temporary file", &e))?;
+        return Ok(Recovered::Nothing);
+    };
+    let (bond, change) = journal::read_with(Role::Journal, &bytes, digest)?;
+    drop(bytes);
+    check_len(host, &bond)?;
+    let mut buffer = [0; PAGE_LEN];
+    let mut reached = Reached::Published;
+    for step in steps {
+        if let Err(failure) = perform(host, &bond, &change, *step, &mut reached, &mut buffer) {
+            return Err(match failure {
+                Failure::Foreign(offset) => foreign(
+                    offset,
+                    "the journal belongs to another image, or this one was changed since; restore \
+                     it from a backup, or delete the journal if the image is known to be whole",
+                ),
+                other => interrupted(*step, &other),
+            });
+        }
+    }
+    // Beside a journal there may be a newer temporary file of a run that was stopped later.
+    host.remove_temporary().ok();
+    Ok(Recovered::Finished {
+        pages: change.pages().len(),
+        bytes: change.bytes(),
+    })
+}
+
+fn perform(
+    host: &mut dyn Host,
+    bond: &Bond,
+    change: &Change,
+    step: Step,
+    reached: &mut Reached,
+    buffer: &mut [u8; PAGE_LEN],
+) -> std::result::Result<(), Failure> {
+    match step {
+        Step::WriteJournal => {
+            host.create_temporary(journal::len(change))?;
+            *reached = Reached::Temporary;
+            journal::write(Role::Journal, bond, change, &mut |piece| {
+                host.append_temporary(piece)
+            })?;
+        }
+        Step::SyncJournal => host.sync_journal()?,
+        Step::Publish => {
+            host.publish()?;
+            *reached = Reached::Published;
+        }
+        Step::SyncPublished | Step::SyncRemoved => host.sync_directory()?,
+        Step::CheckOld => check(host, change, buffer, |page, found| {
+            page.state(found) == State::Old
+        })?,
+        Step::CheckResumable => check(host, change, buffer, |page, found| {
+            page.state(found) != State::Foreign
+        })?,
+        Step::Patch => {
+            for (number, page) in change.pages().iter().enumerate() {
+                *reached = Reached::Patched(number.saturating_add(1));
+                host.write_image(page.offset, page.new_bytes())?;
+            }
+        }
+        Step::SyncImage => host.sync_image()?,
+        Step::ReadBack => {
+            for page in change.pages() {
+                let found = buffer.get_mut(..page.len).unwrap_or_default();
+                host.forget_image(page.offset, page.len as u64);
+                host.read_image(page.offset, found)?;
+                if !page.is_new(found) {
+                    return Err(Failure::Lying(page.offset));
+                }
+            }
+            *reached = Reached::Durable;
+        }
+        Step::RemoveJournal => host.remove_journal()?,
+    }
+    Ok(())
+}
+
+fn check(
+    host: &mut dyn Host,
+    change: &Change,
+    buffer: &mut [u8; PAGE_LEN],
+    good: impl Fn(&PageChange, &[u8]) -> bool,
+) -> std::result::Result<(), Failure> {
+    for page in change.pages() {
+        let found = buffer.get_mut(..page.len).unwrap_or_default();
+        host.read_image(page.offset, found)?;
+        if !good(page, found) {
+            return Err(Failure::Foreign(page.offset));
+        }
+    }
+    Ok(())
+}
+
+/// Takes back what a failed run did. What cannot be taken back is left to recovery.
+fn back_out(
+    host: &mut dyn Host,
+    change: &Change,
+    step: Step,
+    reached: Reached,
+    failure: &Failure,
+    buffer: &mut [u8; PAGE_LEN],
+) -> Error {
+    let undone = match reached {
+        Reached::Nothing => true,
+        Reached::Temporary => {
+            // Left behind, it is ignored and replaced.
+            host.remove_temporary().ok();
+            true
+        }
+        Reached::Published => withdraw(host),
+        Reached::Patched(count) => put_back(host, change, count, buffer) && withdraw(host),
+        Reached::Durable => false,
+    };
+    if !undone {
+        return interrupted(step, failure);
+    }
+    match failure {
+        Failure::Host(error) => Error::io(doing(step), error).advise(
+            "the image is as it was; find out what is wrong with the disk that holds it, then try \
+             again",
+        ),
+        Failure::Foreign(offset) => foreign(
+            *offset,
+            "make sure that no other program writes to it, then try again",
+        ),
+        Failure::Lying(offset) => Error::new(
+            Kind::Io,
+            "image: the host said that it wrote, and other bytes were read back",
+        )
+        .at("image offset", format_args!("{offset:#x}"))
+        .advise("the old bytes were put back; do not trust the disk that holds the image"),
+    }
+}
+
+/// Takes a published journal away again, durably.
+fn withdraw(host: &mut dyn Host) -> bool {
+    host.remove_journal().is_ok() && host.sync_directory().is_ok()
+}
+
+/// Puts the old bytes of the first `count` pages back, durably, and looks whether they are there.
+fn put_back(
+    host: &mut dyn Host,
+    change: &Change,
+    count: usize,
+    buffer: &mut [u8; PAGE_LEN],
+) -> bool {
+    let pages = || change.pages().iter().enumerate().take(count);
+    for (number, page) in pages() {
+        let Some(old) = change.old_bytes(number) else {
+            return false;
+        };
+        if host.write_image(page.offset, old).is_err() {
+            return false;
+        }
+    }
+    if host.sync_image().is_err() {
+        return false;
+    }
+    for (number, page) in pages() {
+        let found = buffer.get_mut(..page.len).unwrap_or_default();
+        host.forget_image(page.offset, page.len as u64);
+        if host.read_image(page.offset, found).is_err() || change.old_bytes(number) != Some(found) {
+            return false;
+        }
+    }
+    true
+}
+
+fn foreign(offset: u64, advice: &str) -> Error {
+    Error::refused("image: the bytes that the change was made for expected, found others")
+        .at("image offset", format_args!("{offset:#x}"))
+        .advise(advice)
+}
+
+fn interrupted(step: Step, failure: &Failure) -> Error {
+    let (why, offset) = match failure {
+        Failure::Host(error) => (error.to_string(), None),
+        Failure::Foreign(offset) => ("found other bytes".to_owned(), Some(*offset)),
+        Failure::Lying(offset) => (
+            "what was written was not read back".to_owned(),
+            Some(*offset),
+        ),
+    };
+    let error = Error::new(Kind::Interrupted, format!("{}: {why}", doing(step)));
+    let error = match offset {
+        Some(offset) => error.at("image offset", format_args!("{offset:#x}")),
+        None => error,
+    };
+    error.advise(
+        "do not use the image yet; when the disk that holds it works again, run `declone recover`",
+    )
+}
+
+fn doing(step: Step) -> &'static str {
+    match step {
+        Step::WriteJournal => "journal: write",
+        Step::SyncJournal => "journal: fsync",
+        Step::Publish => "journal: rename",
+        Step::SyncPublished => "journal: fsync of its directory",
+        Step::CheckOld | Step::CheckResumable => "image: read",
+        Step::Patch => "image: write",
+        Step::SyncImage => "image: fsync",
+        Step::ReadBack => "image: read back",
+        Step::RemoveJournal => "journal: removal",
+        Step::SyncRemoved => "journal: fsync of its directory after the removal",
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Host(error)
+    }
+}

@@ -1,0 +1,238 @@
+//! The undo file: what a change in place replaced, written before the first byte changes.
+//!
+//! It is the reverse change in the journal's format, so taking it back is a change like any other:
+//! checked, journaled, committed. It holds the removed identity; it is for its owner only.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    change::{Change, State},
+    journal::{self, Bond, Role},
+};
+use crate::{
+    device::PAGE_LEN,
+    error::{Error, Kind, Result},
+    text::escape,
+};
+
+/// Writes `change` reversed to a new file, mode 0600, durable together with its name. An existing
+/// file is never replaced.
+pub fn write(path: &Path, bond: &Bond, change: &Change) -> Result<()> {
+    let shown = escape(&path.display().to_string());
+    let failed = |e: &std::io::Error| Error::io(format!("undo file {shown}"), e);
+    let reversed = change.reversed()?;
+    check_new(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| failed(&e))?;
+    let written = journal::write(Role::Undo, bond, &reversed, &mut |piece| {
+        file.write_all(piece)
+    })
+    .and_then(|()| file.sync_all())
+    .and_then(|()| File::open(parent(path))?.sync_all());
+    written.map_err(|e| {
+        remove(path);
+        failed(&e)
+    })
+}
+
+/// Refuses a name that is taken, before the work that would be lost.
+pub fn check_new(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let shown = escape(&path.display().to_string());
+    Err(Error::new(
+        Kind::Usage,
+        format!("--undo {shown}: a new file expected, it exists"),
+    )
+    .advise("an undo file is never replaced: it may be the only way back; choose another name"))
+}
+
+/// Removes an undo file of a run that changed nothing: it holds the identity.
+pub fn remove(path: &Path) {
+    if std::fs::remove_file(path).is_ok() {
+        File::open(parent(path)).and_then(|dir| dir.sync_all()).ok();
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Reads and checks an undo file: a regular file, no link, that nobody else may write.
+pub fn read(path: &Path) -> Result<(Bond, Change)> {
+    let shown = escape(&path.display().to_string());
+    let failed = |e: &std::io::Error| Error::io(format!("undo file {shown}"), e);
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)
+        .map_err(|e| failed(&e))?;
+    let meta = file.metadata().map_err(|e| failed(&e))?;
+    if !meta.is_file() || meta.mode() & 0o022 != 0 {
+        return Err(Error::refused(format!(
+            "undo file {shown}: a file that only its owner may write expected, found mode {:o}",
+            meta.mode()
+        ))
+        .advise("whoever can change it decides what is written; check where it comes from"));
+    }
+    if meta.len() > journal::MAX_LEN {
+        return Err(Error::malformed(format!(
+            "undo file {shown}: at most {} bytes expected, found {}",
+            journal::MAX_LEN,
+            meta.len()
+        )));
+    }
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(file, meta.len().saturating_add(1)),
+        &mut bytes,
+    )
+    .map_err(|e| failed(&e))?;
+    journal::read(Role::Undo, &bytes)
+}
+
+/// Refuses unless every page is what the clean wrote; an undo over other bytes would tear them.
+pub fn check(
+    change: &Change,
+    bond: &Bond,
+    image_len: u64,
+    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    if bond.image_len != image_len {
+        return Err(Error::refused(format!(
+            "undo file: an image of {} bytes expected, found {image_len} bytes",
+            bond.image_len
+        ))
+        .advise("it belongs to another image, or this one was resized"));
+    }
+    let mut buffer = vec![0; PAGE_LEN];
+    let mut restored = 0_usize;
+    let mut other = None;
+    for page in change.pages() {
+        let found = buffer
+            .get_mut(..page.len)
+            .ok_or_else(|| Error::internal("undo file: a page longer than a page"))?;
+        read(page.offset, found)?;
+        match page.state(found) {
+            State::Old => {}
+            State::New => restored = restored.saturating_add(1),
+            State::Torn | State::Foreign => other = other.or(Some(page.offset)),
+        }
+    }
+    if let Some(offset) = other {
+        return Err(
+            Error::refused("image: the bytes that the clean wrote expected, found others")
+                .at("image offset", format_args!("{offset:#x}"))
+                .advise("the image was changed since it was cleaned; restore it from a backup"),
+        );
+    }
+    if restored == change.pages().len() && restored > 0 {
+        return Err(Error::refused(
+            "image: the bytes that the clean wrote expected, found the original",
+        )
+        .advise("it was taken back already, or the clean never happened; nothing to do"));
+    }
+    if restored > 0 {
+        return Err(Error::refused(
+            "image: the bytes that the clean wrote expected, found some of the original",
+        )
+        .advise("the image was changed since it was cleaned; restore it from a backup"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+    use super::*;
+    use crate::device::{Page, Patch};
+
+    fn sample() -> (Bond, Change) {
+        let patches = [0, 4096].map(|offset| Patch {
+            offset,
+            len: 4096,
+            page: Page::Zero,
+        });
+        let change = Change::prepare(&patches, 8192, &mut |_, out| {
+            out.fill(7);
+            Ok(())
+        })
+        .unwrap();
+        let bond = Bond {
+            image_len: 8192,
+            ..Bond::default()
+        };
+        (bond, change)
+    }
+
+    #[test]
+    fn it_is_written_once_for_its_owner_and_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo");
+        let (bond, change) = sample();
+        write(&path, &bond, &change).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            write(&path, &bond, &change).unwrap_err().kind(),
+            Kind::Usage
+        );
+        let (again, back) = read(&path).unwrap();
+        assert_eq!(again, bond);
+        assert_eq!(back.pages()[0].new_bytes(), &[7; 4096]);
+        assert_eq!(back.seal(), change.seal());
+    }
+
+    #[test]
+    fn only_an_image_as_the_clean_left_it_is_taken_back() {
+        let (bond, change) = sample();
+        let back = change.reversed().unwrap();
+        let check = |len: u64, image: &[u8]| {
+            super::check(&back, &bond, len, &mut |at, out| {
+                out.copy_from_slice(&image[at as usize..][..out.len()]);
+                Ok(())
+            })
+        };
+        check(8192, &[0; 8192]).unwrap();
+        let mut half = vec![0; 8192];
+        half[..4096].fill(7);
+        let mut torn = vec![0; 8192];
+        torn[..512].fill(7);
+        for (len, image) in [
+            (8192, vec![7; 8192]),
+            (8192, vec![1; 8192]),
+            (8192, half),
+            (8192, torn),
+            (8193, vec![0; 8193]),
+        ] {
+            assert_eq!(check(len, &image).unwrap_err().kind(), Kind::Refused);
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo");
+        let (bond, change) = sample();
+        write(&path, &bond, &change).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), Kind::Refused);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(read(&link).is_err());
+    }
+}
