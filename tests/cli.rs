@@ -19,9 +19,10 @@ fn clean_without_a_target_explains_both_ways() {
 }
 
 #[test]
-fn in_place_is_refused_as_not_in_this_version() {
-    let ran = declone(&["clean", "some.img", "--in-place"]).exits(2);
-    assert!(ran.err.contains("not in this version"), "{}", ran.err);
+fn an_undo_file_needs_a_clean_in_place() {
+    declone(&["clean", "some.img", "-o", "x", "--undo", "u"]).exits(2);
+    declone(&["clean", "some.img", "-n", "--in-place", "--undo", "u"]).exits(2);
+    declone(&["clean", "some.img", "-o", "x", "--in-place"]).exits(2);
 }
 
 #[test]

@@ -17,6 +17,22 @@ use std::{io::Write, path::Path};
 
 use crate::error::{Error, Result};
 
+/// Finds out early whether a report can be written: opens it, leaves what it holds.
+pub fn check_report(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(|e| {
+            let shown = crate::text::escape(&path.display().to_string());
+            Error::io(format!("report {shown}"), &e)
+        })
+}
+
 /// Writes a report file for its owner only: it holds the removed identity.
 pub fn write_report(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;

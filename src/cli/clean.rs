@@ -1,14 +1,19 @@
 //! `declone clean`: plan, stage on an overlay, verify the staged image, and only then write.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{collections::HashSet, ops::Range, path::Path, sync::Arc};
 
-use super::{CleanArgs, facts};
+use super::{
+    CleanArgs, facts,
+    place::{self, Writable},
+};
 use crate::{
     apply::{
+        change::Change,
         clone::{self, Output},
         stage::{self, StagedVolume},
+        undo,
     },
-    device::{BlockDevice, HostFile, Overlay},
+    device::{Access, BlockDevice, HostFile, Overlay, Patch},
     error::{Error, Kind, Result},
     image::{self, Content, Image, Options},
     plan::{self, Plan},
@@ -23,16 +28,14 @@ use crate::{
 };
 
 pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
-    if args.in_place {
-        return Err(
-            Error::new(Kind::Usage, "clean --in-place: not in this version")
-                .advise("write a cleaned copy with -o OUT; the input stays as it is"),
-        );
-    }
-    if args.output.is_none() && !args.dry_run {
+    if args.output.is_none() && !args.dry_run && !args.in_place {
         return Err(Error::new(Kind::Usage, "clean: where to write?").advise(
-            "pass -o OUT for a cleaned copy, or -n to see the plan without writing anything",
+            "pass -o OUT for a cleaned copy (the image stays as it is), --in-place to clean the \
+             image itself, or -n to see the plan without writing anything",
         ));
+    }
+    if let Some(path) = &args.undo {
+        undo::check_new(path)?;
     }
     Ok(())
 }
@@ -41,7 +44,24 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let common = &args.common;
     let options = common.options();
     let bar = common.progress();
-    let host = Arc::new(HostFile::open(&args.image)?);
+    let journal = common.journal.path.as_deref();
+    let mut writable = None;
+    let host = if args.in_place {
+        let mut image = Writable::open(&args.image, journal)?;
+        if args.dry_run {
+            place::refuse_pending(&image.host, journal)?;
+        } else {
+            image.recover_first(report)?;
+        }
+        let host = image.host.clone();
+        writable = Some(image);
+        host
+    } else {
+        let host = Arc::new(HostFile::open_for(&args.image, Access::Copy)?);
+        place::refuse_pending(&host, journal)?;
+        host
+    };
+    report.remarks.extend(host.remarks().iter().cloned());
     let image = image::open(host.clone(), &options)?;
     let mut plan = plan::make(&image, rules, &mut |s, done, total| {
         bar.tick(s, done, total)
@@ -71,65 +91,130 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         clean.stage_and_verify(&overlay, args.prove, &mut done)?;
     }
     let patches = overlay.diff()?;
-    crate::apply::guard::check(&patches, host.len())?;
+    drop(overlay);
     done.changed_bytes = patches.iter().map(|patch| patch.len).sum();
-    for patch in &patches {
-        let (sha256_old, sha256_new) = clone::digests(&host, patch)?;
-        done.patches.push(PatchFacts {
-            offset: patch.offset,
-            len: patch.len,
-            sha256_old,
-            sha256_new,
-        });
-    }
-    report.result = if !patches.is_empty() {
-        "planned"
-    } else {
+    report.result = if patches.is_empty() {
         "clean"
+    } else {
+        "planned"
     };
-    if let (Some(out), false) = (&args.output, args.dry_run) {
-        let output = Output::create(&host, out, args.force)?;
-        done.method = Some(
-            output
-                .clone_from(&host, &mut |at| bar.tick("copying", at, host.len()))?
-                .name(),
-        );
-        let old: Vec<String> = done
-            .patches
-            .iter()
-            .map(|patch| patch.sha256_old.clone())
-            .collect();
-        output.check_old(&patches, &old)?;
-        output.patch(&patches)?;
-        output.sync_and_check(&patches)?;
-        if !patches.is_empty() {
-            // Fresh eyes on the written file: same readers, nothing staged.
-            let written: Arc<HostFile> = Arc::new(HostFile::open(&output.temporary_path(out))?);
-            let again = image::open(written.clone(), &options)?;
-            let left = plan::make(&again, rules, &mut |s, done, total| {
-                bar.tick(s, done, total)
-            })?;
-            if left.to_delete() > 0 {
-                return Err(Error::new(
-                    Kind::Verification,
-                    format!(
-                        "written file: nothing left expected, found {} items",
-                        left.to_delete()
-                    ),
-                ));
+    if args.dry_run {
+        crate::apply::guard::check(&patches, host.len())?;
+        done.patches = patch_facts(&host, &patches)?;
+    } else if let Some(image) = &mut writable {
+        let read = &mut |at: u64, buf: &mut [u8]| host.read_at(at, buf);
+        let change = Change::prepare(&patches, host.len(), read)?;
+        drop(patches);
+        done.patches = place::patches(&change);
+        done.in_place = true;
+        if !change.pages().is_empty() {
+            write_in_place(image, &change, args, &mut done, report)?;
+        }
+        if common.hash.is_some() {
+            match hash(&host) {
+                Ok(digest) => done.sha256 = Some(digest),
+                Err(error) => report.errors.push((&error).into()),
             }
         }
-        output.finish(&host)?;
+    } else if let Some(out) = &args.output {
+        done.patches = patch_facts(&host, &patches)?;
+        write_copy(&host, out, &patches, args, rules, &bar, &mut done)?;
         if common.hash.is_some() {
             done.sha256 = Some(hash(&HostFile::open(out)?)?);
         }
-        done.written = true;
-        done.output = Some(crate::text::escape(&out.display().to_string()));
         if !patches.is_empty() {
             report.result = "cleaned";
         }
     }
     report.done = Some(done);
+    Ok(())
+}
+
+fn patch_facts(host: &HostFile, patches: &[Patch]) -> Result<Vec<PatchFacts>> {
+    patches
+        .iter()
+        .map(|patch| {
+            let (sha256_old, sha256_new) = clone::digests(host, patch)?;
+            Ok(PatchFacts {
+                offset: patch.offset,
+                len: patch.len,
+                sha256_old,
+                sha256_new,
+            })
+        })
+        .collect()
+}
+
+/// Changes the image itself: undo file, journal, pages, in that order.
+fn write_in_place(
+    image: &mut Writable,
+    change: &Change,
+    args: &CleanArgs,
+    done: &mut Done,
+    report: &mut ImageReport,
+) -> Result<()> {
+    if let Some(path) = &args.undo {
+        undo::write(path, &image.bond()?, change)?;
+    }
+    if let Err(error) = image.commit(change, report) {
+        if let (Some(path), true) = (&args.undo, error.kind() != Kind::Interrupted) {
+            undo::remove(path);
+        }
+        return Err(error);
+    }
+    done.written = true;
+    done.undo = args
+        .undo
+        .as_ref()
+        .map(|path| crate::text::escape(&path.display().to_string()));
+    report.result = "cleaned";
+    Ok(())
+}
+
+/// Writes the cleaned copy.
+fn write_copy(
+    host: &Arc<HostFile>,
+    out: &Path,
+    patches: &[Patch],
+    args: &CleanArgs,
+    rules: &[Rule],
+    bar: &super::progress::Bar,
+    done: &mut Done,
+) -> Result<()> {
+    let output = Output::create(host, out, args.force)?;
+    done.method = Some(
+        output
+            .clone_from(host, &mut |at| bar.tick("copying", at, host.len()))?
+            .name(),
+    );
+    let old: Vec<String> = done
+        .patches
+        .iter()
+        .map(|patch| patch.sha256_old.clone())
+        .collect();
+    output.check_old(patches, &old)?;
+    output.patch(patches)?;
+    output.sync_and_check(patches)?;
+    if !patches.is_empty() {
+        // Fresh eyes on the written file: same readers, nothing staged.
+        let written: Arc<HostFile> = Arc::new(HostFile::open(&output.temporary_path(out))?);
+        let again = image::open(written.clone(), &args.common.options())?;
+        let left = plan::make(&again, rules, &mut |s, done, total| {
+            bar.tick(s, done, total)
+        })?;
+        if left.to_delete() > 0 {
+            return Err(Error::new(
+                Kind::Verification,
+                format!(
+                    "written file: nothing left expected, found {} items",
+                    left.to_delete()
+                ),
+            ));
+        }
+    }
+    output.finish(host)?;
+    done.written = true;
+    done.output = Some(crate::text::escape(&out.display().to_string()));
     Ok(())
 }
 

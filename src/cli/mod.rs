@@ -14,14 +14,17 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::{
     error::{Error, Kind, Result},
     image::Options,
-    report::{Document, ErrorFacts, ImageReport, text},
+    report::{Document, ErrorFacts, ImageReport, Phase, text},
     rules::{self, Rule},
 };
 
 mod clean;
 mod facts;
+mod place;
 mod progress;
+mod recover;
 mod scan;
+mod undo;
 mod verify;
 
 /// Takes the cloned machine identity out of a captured Windows image, offline, and proves that it
@@ -35,7 +38,8 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, or nothing found; 1 found something (scan, verify); 2 wrong usage;
-3 refused, unsafe state; 4 malformed or unsupported input; 5 I/O error; 6 interrupted;
+3 refused, unsafe state; 4 malformed or unsupported input; 5 I/O error; 6 interrupted, an
+in-place change waits for `declone recover`;
 7 verification failed; 8 limit hit; 70 internal error. All but 0, 1 and 6 mean: the input is
 byte-identical to what it was.";
 
@@ -43,10 +47,14 @@ byte-identical to what it was.";
 enum Verb {
     /// Look only: partitions, volumes, Windows installations, safety state, findings
     Scan(ScanArgs),
-    /// Remove the identity: write a cleaned copy, or with -n only plan and verify
+    /// Remove the identity: write a cleaned copy, or clean the image itself, or only plan and verify
     Clean(CleanArgs),
     /// Look again with fresh eyes: rules, and a raw search of every byte
     Verify(VerifyArgs),
+    /// Finish an in-place change that was interrupted; every verb that writes does it first, too
+    Recover(RecoverArgs),
+    /// Put back what `clean --in-place --undo FILE` changed, byte for byte
+    Undo(UndoArgs),
     /// Show what identifies a machine, with sources
     Rules {
         #[command(subcommand)]
@@ -72,15 +80,31 @@ struct Common {
     /// Look at this partition only
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
+    /// Hash whole files
+    #[arg(long, value_enum, value_name = "ALGORITHM")]
+    hash: Option<Hash>,
+    #[command(flatten)]
+    journal: Journal,
+    #[command(flatten)]
+    voice: Voice,
+}
+
+#[derive(Debug, Args)]
+struct Journal {
+    /// Where the journal of a block device lies (that of a file lies beside it)
+    #[arg(long = "journal", value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+/// How the result is told.
+#[derive(Debug, Args)]
+struct Voice {
     /// Write the result as JSON to FILE, or to standard output with "-" (then no text)
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
     /// Print no text and no progress
     #[arg(long, short)]
     quiet: bool,
-    /// Hash whole files
-    #[arg(long, value_enum, value_name = "ALGORITHM")]
-    hash: Option<Hash>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -108,9 +132,18 @@ struct CleanArgs {
     /// Plan, stage and verify everything; write nothing
     #[arg(short = 'n', long = "dry-run")]
     dry_run: bool,
-    /// Clean the image itself (not in this version)
+    /// Clean the image itself; a crash at any moment leaves what `declone recover` finishes
     #[arg(long, conflicts_with = "output")]
     in_place: bool,
+    /// With --in-place: first write what changes to FILE, for `declone undo FILE`; it holds the
+    /// removed identity
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "in_place",
+        conflicts_with = "dry_run"
+    )]
+    undo: Option<PathBuf>,
     /// Also search every data extent of the image, and zero hits in free clusters
     #[arg(long)]
     prove: bool,
@@ -131,6 +164,34 @@ struct VerifyArgs {
     against: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Debug, Args)]
+struct RecoverArgs {
+    /// Disk image
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+    /// Only say whether something waits to be finished (then exit 6)
+    #[arg(long)]
+    status: bool,
+    #[command(flatten)]
+    journal: Journal,
+    #[command(flatten)]
+    voice: Voice,
+}
+
+#[derive(Debug, Args)]
+struct UndoArgs {
+    /// The file that `clean --in-place --undo FILE` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The image, if it was moved since
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<PathBuf>,
+    #[command(flatten)]
+    journal: Journal,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,7 +239,8 @@ impl Common {
     }
 
     fn progress(&self) -> progress::Bar {
-        progress::Bar::new(self.quiet || self.json.as_deref() == Some(Path::new("-")))
+        let voice = &self.voice;
+        progress::Bar::new(voice.quiet || voice.json.as_deref() == Some(Path::new("-")))
     }
 }
 
@@ -244,22 +306,36 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
                 .iter()
                 .map(|image| scan::run(image, &args.common, &rules))
                 .collect();
-            finish(&args.common, &reports, &rules, out)
+            finish(&args.common.voice, &reports, &rules, out)
         }
         Verb::Clean(args) => {
             let rules = args.common.rules()?;
             clean::check_usage(args)?;
+            if args.in_place {
+                args.common.voice.check()?;
+            }
             let report = guarded("clean", &args.image, |report| {
                 clean::run(args, &rules, report)
             });
-            finish(&args.common, &[report], &rules, out)
+            finish(&args.common.voice, &[report], &rules, out)
+        }
+        Verb::Recover(args) => {
+            args.voice.check()?;
+            let report = guarded("recover", &args.image, |report| recover::run(args, report));
+            finish(&args.voice, &[report], &[], out)
+        }
+        Verb::Undo(args) => {
+            args.voice.check()?;
+            let shown = args.image.as_deref().unwrap_or(&args.file);
+            let report = guarded("undo", shown, |report| undo::run(args, report));
+            finish(&args.voice, &[report], &[], out)
         }
         Verb::Verify(args) => {
             let rules = args.common.rules()?;
             let report = guarded("verify", &args.image, |report| {
                 verify::run(args, &rules, report)
             });
-            finish(&args.common, &[report], &rules, out)
+            finish(&args.common.voice, &[report], &rules, out)
         }
         Verb::Rules { verb } => show_rules(verb, out),
         Verb::Completions { shell } => {
@@ -294,15 +370,26 @@ fn guarded(
     let error = match result {
         Ok(Ok(())) => return report,
         Ok(Err(error)) => error,
-        Err(cause) => Error::internal(format!("a bug of declone was caught: {}", said(&*cause)))
-            .advise("nothing was written; please report it"),
+        Err(cause) => {
+            let what = format!("a bug of declone was caught: {}", said(&*cause));
+            if report.phase == Phase::Writing {
+                Error::new(Kind::Interrupted, what)
+                    .advise("run `declone recover`, and please report it")
+            } else {
+                Error::internal(what).advise("nothing was written; please report it")
+            }
+        }
     };
-    report.exit_code = exit_code(error.kind());
-    report.result = if error.kind() == Kind::Refused {
-        "refused"
-    } else {
-        "failed"
-    };
+    // The image is new and durable: what failed afterwards is told, but the code must not promise
+    // that it is unchanged.
+    if report.phase != Phase::Changed {
+        report.exit_code = exit_code(error.kind());
+        report.result = match error.kind() {
+            Kind::Refused => "refused",
+            Kind::Interrupted => "interrupted",
+            _ => "failed",
+        };
+    }
     report.errors.push(ErrorFacts::from(&error));
     report
 }
@@ -316,9 +403,20 @@ fn said(cause: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Prints text and JSON; the highest code wins.
+impl Voice {
+    /// Finds out that a report cannot be written before an image is changed.
+    fn check(&self) -> Result<()> {
+        match &self.json {
+            Some(path) if path != Path::new("-") => crate::apply::check_report(path),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Tells the result. Once an image was changed, a report that cannot be told is no reason for a
+/// code that promises an unchanged image.
 fn finish(
-    common: &Common,
+    voice: &Voice,
     reports: &[ImageReport],
     rules: &[Rule],
     out: &mut dyn Write,
@@ -328,8 +426,29 @@ fn finish(
         .map(|report| report.exit_code)
         .max()
         .unwrap_or(0);
-    let to_stdout = common.json.as_deref() == Some(Path::new("-"));
-    if let Some(path) = &common.json {
+    match tell(voice, reports, rules, code, out) {
+        Err(error) if reports.iter().any(|r| r.phase != Phase::Untouched) => {
+            let done = match code {
+                0 => "the image was changed as asked",
+                _ => "the image may be changed in part, run `declone recover`",
+            };
+            writeln!(std::io::stderr(), "declone: {error:#}; {done}").ok();
+            Ok(code)
+        }
+        other => other.map(|()| code),
+    }
+}
+
+/// Prints text and JSON.
+fn tell(
+    voice: &Voice,
+    reports: &[ImageReport],
+    rules: &[Rule],
+    code: u8,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let to_stdout = voice.json.as_deref() == Some(Path::new("-"));
+    if let Some(path) = &voice.json {
         let document = Document {
             declone: env!("CARGO_PKG_VERSION"),
             schema: 1,
@@ -344,7 +463,7 @@ fn finish(
             crate::apply::write_report(path, &json)?;
         }
     }
-    if !common.quiet && !to_stdout {
+    if !voice.quiet && !to_stdout {
         let mut shown = String::new();
         for (i, report) in reports.iter().enumerate() {
             if i > 0 {
@@ -353,12 +472,12 @@ fn finish(
             text::write(&mut shown, report, rules).context("report")?;
         }
         print(out, shown.as_bytes())?;
-    } else if common.quiet {
+    } else if voice.quiet {
         for error in reports.iter().flat_map(|report| &report.errors) {
             writeln!(std::io::stderr(), "declone: {}", error.what).ok();
         }
     }
-    Ok(code)
+    Ok(())
 }
 
 /// A closed pipe (`declone scan x | head -1`) is the reader's decision, not an error.

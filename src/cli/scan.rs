@@ -2,11 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{Common, exit_code, facts, guarded};
+use super::{Common, exit_code, facts, guarded, place};
 use crate::{
     apply::clone::file_digest,
     device::{BlockDevice, HostFile},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     image::{self, Content, Image},
     plan::{self, Plan},
     report::{ErrorFacts, ImageReport},
@@ -14,12 +14,26 @@ use crate::{
 };
 
 pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
-    guarded("scan", path, |report| scan(path, common, rules, report))
+    let mut report = guarded("scan", path, |report| scan(path, common, rules, report));
+    let pending = report
+        .errors
+        .iter()
+        .any(|error| error.kind == Kind::Interrupted);
+    if pending {
+        // What was seen may be half old, half new: that outweighs everything else.
+        report.result = "interrupted";
+        report.exit_code = exit_code(Kind::Interrupted);
+    }
+    report
 }
 
 fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
     let bar = common.progress();
     let host = Arc::new(HostFile::open(path)?);
+    report.remarks.extend(host.remarks().iter().cloned());
+    if let Err(error) = place::refuse_pending(&host, common.journal.path.as_deref()) {
+        report.errors.push(ErrorFacts::from(&error));
+    }
     let image = image::open(host.clone(), &common.options())?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
@@ -65,7 +79,7 @@ pub(super) fn settle(report: &mut ImageReport, image: &Image, plan: &Plan) {
 /// write would be unsafe is no failure of a scan.
 fn add_error(report: &mut ImageReport, error: &Error) {
     report.errors.push(ErrorFacts::from(error));
-    if error.kind() != crate::error::Kind::Refused {
+    if error.kind() != Kind::Refused {
         report.exit_code = report.exit_code.max(exit_code(error.kind()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{VerifyArgs, facts, scan};
+use super::{VerifyArgs, facts, place, scan};
 use crate::{
     apply::clone::file_digest,
     device::{BlockDevice, HostFile},
@@ -24,6 +24,8 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         .transpose()?
         .unwrap_or_default();
     let host = Arc::new(HostFile::open(&args.image)?);
+    report.remarks.extend(host.remarks().iter().cloned());
+    place::refuse_pending(&host, common.journal.path.as_deref())?;
     let image = image::open(host.clone(), &common.options())?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)

@@ -13,6 +13,28 @@ use crate::{
     text::escape,
 };
 
+/// STUB
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Look.
+    Look,
+    /// Copy.
+    Copy,
+    /// In place.
+    InPlace,
+}
+
+/// STUB
+#[derive(Debug)]
+pub struct Lease;
+
+impl Lease {
+    /// STUB
+    pub fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// An image on the host. Never written: `apply` writes its own clone.
 #[derive(Debug)]
 pub struct HostFile {
@@ -23,13 +45,29 @@ pub struct HostFile {
 }
 
 impl HostFile {
-    /// Opens for reading and takes a shared lock; a FIFO or character device is refused, not read.
+    /// Opens for looking.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_for(path, Access::Look)
+    }
+
+    /// STUB: replaced by the locks branch.
+    pub fn lease(&self) -> Result<Lease> {
+        Ok(Lease)
+    }
+
+    /// STUB
+    pub fn remarks(&self) -> &[String] {
+        &[]
+    }
+
+    /// Opens for reading and takes a shared lock; a FIFO or character device is refused, not read.
+    pub fn open_for(path: &Path, access: Access) -> Result<Self> {
         let shown = escape(&path.display().to_string());
         let opening = |e: &std::io::Error| Error::io(format!("image {shown}: open"), e);
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
         let file = OpenOptions::new()
             .read(true)
+            .write(access == Access::InPlace)
             .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
             .open(path)
             .map_err(|e| opening(&e))?;

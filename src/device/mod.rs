@@ -14,7 +14,7 @@ mod memory;
 mod overlay;
 mod slice;
 
-pub use file::HostFile;
+pub use file::{Access, HostFile, Lease};
 pub use map::Mapping;
 pub use memory::Memory;
 pub use overlay::{Overlay, PAGE_LEN, Page, Patch};

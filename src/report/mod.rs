@@ -20,10 +20,16 @@ pub mod text;
 pub struct ImageReport {
     /// Path as given.
     pub path: String,
-    /// scan, clean or verify.
+    /// scan, clean, verify, recover or undo.
     pub verb: &'static str,
-    /// One word: clean, findings, unread, cleaned, planned, refused, failed.
+    /// One word: clean, findings, unread, cleaned, planned, refused, failed; interrupted; and of
+    /// recover and undo: recovered, whole (nothing to recover), pending, undone.
     pub result: &'static str,
+    /// Whether the image itself was being, or was, written.
+    #[serde(skip)]
+    pub phase: Phase,
+    /// What happened before the verb's own work, and what is uncertain.
+    pub remarks: Vec<String>,
     /// The exit code this image stands for.
     pub exit_code: u8,
     /// Container and partition table; absent when the image could not be opened.
@@ -44,6 +50,18 @@ pub struct ImageReport {
     pub errors: Vec<ErrorFacts>,
     /// What was searched for; `verify --against` reads it. It holds the removed identity.
     pub tokens: Vec<Token>,
+}
+
+/// How far the image itself was written; decides what an exit code may promise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Not a byte.
+    #[default]
+    Untouched,
+    /// Between the journal and its removal.
+    Writing,
+    /// All of it, durably.
+    Changed,
 }
 
 /// The image file.
@@ -135,6 +153,10 @@ impl From<&Obstacle> for ObstacleFacts {
 pub struct Done {
     /// Whether anything was written at all (`-n` writes nothing).
     pub written: bool,
+    /// Whether the image itself was written, not a copy.
+    pub in_place: bool,
+    /// The undo file. It holds what was removed.
+    pub undo: Option<String>,
     /// The new file.
     pub output: Option<String>,
     /// How it was cloned.

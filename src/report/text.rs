@@ -33,10 +33,13 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
             writeln!(out, "  sha256 {digest}")?;
         }
     }
+    for remark in &report.remarks {
+        writeln!(out, "  note: {remark}")?;
+    }
     for volume in &report.volumes {
         write_volume(out, volume)?;
     }
-    if report.verb != "verify" || !report.findings.is_empty() {
+    if ["scan", "clean"].contains(&report.verb) || !report.findings.is_empty() {
         write_steps(out, report, rules)?;
     }
     if let Some(done) = &report.done {
@@ -51,8 +54,10 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
     }
     for error in &report.errors {
         let head = match error.kind {
-            Kind::Refused if report.verb == "clean" => "refused",
-            Kind::Refused => "a clean would be refused",
+            Kind::Refused if report.verb == "scan" || report.verb == "verify" => {
+                "a clean would be refused"
+            }
+            Kind::Refused => "refused",
             _ => "error",
         };
         write!(out, "\n{head}: ")?;
@@ -114,6 +119,15 @@ fn verdict(report: &ImageReport) -> String {
         }
         "cleaned" => format!("Cleaned: {deletable} items removed{left}{unread}."),
         "refused" => "Refused: nothing was written.".to_owned(),
+        "interrupted" => {
+            "Interrupted: do not use the image before `declone recover` has finished it.".to_owned()
+        }
+        "pending" => {
+            "Pending: an in-place change was interrupted; `declone recover` finishes it.".to_owned()
+        }
+        "whole" => "Nothing to recover: no journal lies there.".to_owned(),
+        "recovered" => "Recovered: the interrupted change is finished.".to_owned(),
+        "undone" => "Undone: every changed byte is what it was before the clean.".to_owned(),
         _ => "Failed: the input is unchanged.".to_owned(),
     }
 }
@@ -268,6 +282,16 @@ fn write_done(out: &mut String, done: &Done) -> fmt::Result {
         size(done.changed_bytes),
         done.patches.len()
     )?;
+    if done.in_place && done.written {
+        writeln!(out, "  written in place, read back and compared")?;
+    }
+    if let Some(undo) = &done.undo {
+        writeln!(
+            out,
+            "  undo file {undo}: it HOLDS THE REMOVED IDENTITY; keep it from others, delete it when \
+             the image is good"
+        )?;
+    }
     if let Some(output) = &done.output {
         let method = done.method.unwrap_or("copy");
         writeln!(out, "  written to {output} ({method})")?;

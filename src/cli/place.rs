@@ -1,0 +1,134 @@
+//! An image and its journal, as the verbs meet them: looked at, or opened to be written.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    apply::{
+        change::Change,
+        host::{InPlace, Place},
+        journal::Bond,
+        protocol::{self, Recovered},
+    },
+    device::{Access, HostFile},
+    error::{Error, Kind, Result},
+    report::{Done, ImageReport, PatchFacts, Phase},
+    text::escape,
+};
+
+/// Fails with `Interrupted` when an in-place change of this image waits to be finished.
+pub(super) fn refuse_pending(host: &HostFile, journal: Option<&Path>) -> Result<()> {
+    if !host.is_regular() && journal.is_none() {
+        // Nobody but the user knows where the journal of a block device lies.
+        return Ok(());
+    }
+    let place = Place::of(host, journal)?;
+    if !place.is_taken() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Interrupted,
+        format!(
+            "journal {}: none expected, found one of an in-place change that was interrupted",
+            escape(&place.path().display().to_string())
+        ),
+    )
+    .advise("do not use the image yet; run `declone recover` first"))
+}
+
+/// An image opened to be written, with whatever was pending finished.
+pub(super) struct Writable {
+    pub(super) host: Arc<HostFile>,
+    in_place: InPlace,
+    /// The change that was finished on opening.
+    pub(super) finished: Option<Change>,
+}
+
+impl Writable {
+    /// Opens and locks; nothing is written yet.
+    pub(super) fn open(path: &Path, journal: Option<&Path>) -> Result<Self> {
+        let host = Arc::new(HostFile::open_for(path, Access::InPlace)?);
+        let place = Place::of(&host, journal)?;
+        Ok(Self {
+            in_place: InPlace::new(host.clone(), place),
+            host,
+            finished: None,
+        })
+    }
+
+    /// Finishes an interrupted change, if one waits.
+    pub(super) fn recover(&mut self, report: &mut ImageReport) -> Result<Recovered> {
+        let waiting = protocol::pending(&mut self.in_place)?;
+        let lease = self.host.lease()?;
+        report.phase = Phase::Writing;
+        let recovered = protocol::recover(&mut self.in_place);
+        drop(lease);
+        report.phase = match &recovered {
+            Err(error) if error.kind() == Kind::Interrupted => Phase::Writing,
+            Ok(Recovered::Finished { .. }) => Phase::Changed,
+            _ => Phase::Untouched,
+        };
+        let recovered = recovered?;
+        if recovered != Recovered::Nothing {
+            self.finished = waiting.map(|(_, change)| change);
+        }
+        Ok(recovered)
+    }
+
+    /// As [`Writable::recover`], for the verbs whose work comes after it.
+    pub(super) fn recover_first(&mut self, report: &mut ImageReport) -> Result<()> {
+        if let Recovered::Finished { pages, bytes } = self.recover(report)? {
+            report.remarks.push(format!(
+                "an in-place change that was interrupted was finished first: {bytes} bytes in \
+                 {pages} pages"
+            ));
+            // From here on the image is what it was when this run began its own work.
+            report.phase = Phase::Untouched;
+        }
+        Ok(())
+    }
+
+    pub(super) fn bond(&self) -> Result<Bond> {
+        self.in_place.bond()
+    }
+
+    /// Changes the image, under a lease that keeps others from opening it meanwhile.
+    pub(super) fn commit(&mut self, change: &Change, report: &mut ImageReport) -> Result<()> {
+        let bond = self.bond()?;
+        let lease = self.host.lease()?;
+        lease.check()?;
+        report.phase = Phase::Writing;
+        let result = protocol::commit(&mut self.in_place, &bond, change);
+        report.phase = match &result {
+            Ok(()) => Phase::Changed,
+            Err(error) if error.kind() == Kind::Interrupted => Phase::Writing,
+            Err(_) => Phase::Untouched,
+        };
+        drop(lease);
+        result
+    }
+}
+
+/// A change as the report tells it.
+pub(super) fn done(change: &Change) -> Done {
+    Done {
+        written: true,
+        in_place: true,
+        changed_bytes: change.bytes(),
+        patches: patches(change),
+        ..Done::default()
+    }
+}
+
+/// The changed pages with their digests.
+pub(super) fn patches(change: &Change) -> Vec<PatchFacts> {
+    change
+        .pages()
+        .iter()
+        .map(|page| PatchFacts {
+            offset: page.offset,
+            len: page.len as u64,
+            sha256_old: hex::encode(page.old),
+            sha256_new: hex::encode(page.new),
+        })
+        .collect()
+}
