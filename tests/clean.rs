@@ -136,6 +136,23 @@ fn check(volume: &NtfsBuilder, walk: bool) {
     let twin = dir.path().join("twin.img");
     declone(&["clean", arg(&image), "-o", arg(&twin), "--prove"]).exits(0);
     assert_eq!(digest(&out), digest(&twin));
+
+    // In place: the same bytes as the copy; taken back: the bytes of the original.
+    let (own, undo) = (dir.path().join("own.img"), dir.path().join("own.undo"));
+    fs::copy(&image, &own).unwrap();
+    let run = [
+        "clean",
+        arg(&own),
+        "--in-place",
+        "--prove",
+        "--undo",
+        arg(&undo),
+    ];
+    declone(&run).exits(0);
+    assert_eq!(digest(&own), digest(&out));
+    declone(&["undo", arg(&undo)]).exits(0);
+    assert_eq!(digest(&own), before);
+    assert!(!dir.path().join("own.img.declone-journal").exists());
 }
 
 fn shape(sector: u64, cluster: u64, record: u64) -> Geometry {

@@ -16,6 +16,7 @@ mod cli;
 mod damage;
 mod disks;
 mod fixtures;
+mod in_place;
 mod judges;
 mod machine;
 mod oracle;

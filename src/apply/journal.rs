@@ -315,6 +315,11 @@ fn damaged(role: Role, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used
+    )]
     use super::*;
     use crate::device::Patch;
 

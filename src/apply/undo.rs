@@ -59,7 +59,7 @@ pub fn check_new(path: &Path) -> Result<()> {
 
 /// Removes an undo file of a run that changed nothing: it holds the identity.
 pub fn remove(path: &Path) {
-    if std::fs::remove_file(path).is_ok() {
+    if rustix::fs::unlink(path).is_ok() {
         File::open(parent(path)).and_then(|dir| dir.sync_all()).ok();
     }
 }

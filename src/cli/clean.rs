@@ -35,6 +35,12 @@ pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
         ));
     }
     if let Some(path) = &args.undo {
+        if !args.in_place {
+            return Err(Error::new(
+                Kind::Usage,
+                "clean --undo: --in-place expected with it; a copy leaves the image as it is",
+            ));
+        }
         undo::check_new(path)?;
     }
     Ok(())
