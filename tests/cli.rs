@@ -167,3 +167,28 @@ fn several_images_give_several_results_and_the_worst_code() {
     assert_eq!(json["exit_code"], 5);
     assert_eq!(json["images"][0]["errors"][0]["kind"], "malformed");
 }
+
+#[test]
+fn a_report_never_replaces_the_image_or_the_copy() {
+    let dir = scratch();
+    let image = dir.path().join("a.img");
+    fs::write(&image, vec![7; 100_000]).unwrap();
+    let link = dir.path().join("link.json");
+    std::os::unix::fs::symlink(&image, &link).unwrap();
+    let out = dir.path().join("out.img");
+    for args in [
+        &["scan", arg(&image), "--json", arg(&image)][..],
+        &["verify", arg(&image), "--json", arg(&link)],
+        &["recover", arg(&image), "--json", arg(&link)],
+        &["clean", arg(&image), "-n", "--json", arg(&image)],
+        &["clean", arg(&image), "--in-place", "--json", arg(&link)],
+    ] {
+        let ran = declone(args).exits(2);
+        assert!(ran.err.contains("a file of its own"), "{}", ran.err);
+        assert_eq!(fs::read(&image).unwrap(), vec![7; 100_000]);
+    }
+    // The copy does not exist yet when the names are looked at.
+    let same = ["clean", arg(&image), "-o", arg(&out), "--json", arg(&out)];
+    declone(&same).exits(2);
+    assert!(!out.exists());
+}

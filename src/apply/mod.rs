@@ -13,39 +13,65 @@ pub mod protocol;
 pub mod stage;
 pub mod undo;
 
-use std::{io::Write, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
-/// Finds out early whether a report can be written: opens it, leaves what it holds.
-pub fn check_report(path: &Path) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new()
+/// Finds out early whether a report can be written there: opens it and leaves what it holds. A
+/// name of one of `precious` (image, copy, undo file) is a usage error, under whatever path: a
+/// report would replace it.
+pub fn check_report(path: &Path, precious: &[PathBuf]) -> Result<()> {
+    open_report(path, precious).map(drop)
+}
+
+fn open_report(path: &Path, precious: &[PathBuf]) -> Result<File> {
+    let shown = crate::text::escape(&path.display().to_string());
+    let failed = |e: &std::io::Error| Error::io(format!("report {shown}"), e);
+    let existed = path.symlink_metadata().is_ok();
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .open(path)
-        .map(drop)
-        .map_err(|e| {
-            let shown = crate::text::escape(&path.display().to_string());
-            Error::io(format!("report {shown}"), &e)
-        })
+        .map_err(|e| failed(&e))?;
+    let meta = file.metadata().map_err(|e| failed(&e))?;
+    let same = |other: &PathBuf| {
+        std::fs::metadata(other)
+            .is_ok_and(|other| (other.dev(), other.ino()) == (meta.dev(), meta.ino()))
+    };
+    if precious.iter().any(same) {
+        if !existed {
+            rustix::fs::unlink(path).ok();
+        }
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "--json {shown}: a file of its own expected, it is the image or another result"
+            ),
+        ));
+    }
+    Ok(file)
 }
 
 /// Writes a report file for its owner only: it holds the removed identity.
-pub fn write_report(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
+pub fn write_report(path: &Path, bytes: &[u8], precious: &[PathBuf]) -> Result<()> {
     let shown = crate::text::escape(&path.display().to_string());
     let failed = |e: &std::io::Error| Error::io(format!("report {shown}"), e);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| failed(&e))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|e| failed(&e))
+    let mut file = open_report(path, precious)?;
+    let regular = file.metadata().map_err(|e| failed(&e))?.is_file();
+    if regular {
+        file.set_len(0).map_err(|e| failed(&e))?;
+    }
+    file.write_all(bytes).map_err(|e| failed(&e))?;
+    // A pipe or terminal has nothing to sync.
+    if regular {
+        file.sync_all().map_err(|e| failed(&e))?;
+    }
+    Ok(())
 }

@@ -15,7 +15,7 @@ use super::{
     journal::{self, Bond, Role},
 };
 use crate::{
-    device::PAGE_LEN,
+    device::{HostFile, PAGE_LEN},
     error::{Error, Kind, Result},
     text::escape,
 };
@@ -71,8 +71,9 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Reads and checks an undo file: a regular file, no link, that nobody else may write.
-pub fn read(path: &Path) -> Result<(Bond, Change)> {
+/// Reads and checks an undo file: a regular file, no link, that nobody else may write. Also gives
+/// the user id of its owner, see [`check_owner`].
+pub fn read(path: &Path) -> Result<(Bond, Change, u32)> {
     let shown = escape(&path.display().to_string());
     let failed = |e: &std::io::Error| Error::io(format!("undo file {shown}"), e);
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
@@ -102,7 +103,24 @@ pub fn read(path: &Path) -> Result<(Bond, Change)> {
         &mut bytes,
     )
     .map_err(|e| failed(&e))?;
-    journal::read(Role::Undo, &bytes)
+    let (bond, change) = journal::read(Role::Undo, &bytes)?;
+    Ok((bond, change, meta.uid()))
+}
+
+/// An undo file decides what is written: its owner must be the one who runs, or who may write the
+/// image anyway.
+pub fn check_owner(owner: u32, image: &HostFile) -> Result<()> {
+    let image = image
+        .file()
+        .metadata()
+        .map_err(|e| Error::io("image: metadata", &e))?;
+    if owner == rustix::process::geteuid().as_raw() || owner == image.uid() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "undo file: your own or that of the image's owner expected, found one of user {owner}"
+    ))
+    .advise("whoever made it decides what is written; check where it comes from"))
 }
 
 /// Refuses unless every page is what the clean wrote; an undo over other bytes would tear them.
@@ -190,7 +208,8 @@ mod tests {
             write(&path, &bond, &change).unwrap_err().kind(),
             Kind::Usage
         );
-        let (again, back) = read(&path).unwrap();
+        let (again, back, owner) = read(&path).unwrap();
+        assert_eq!(owner, rustix::process::geteuid().as_raw());
         assert_eq!(again, bond);
         assert_eq!(back.pages()[0].new_bytes(), &[7; 4096]);
         assert_eq!(back.seal(), change.seal());

@@ -301,41 +301,47 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
     match &cli.verb {
         Verb::Scan(args) => {
             let rules = args.common.rules()?;
+            args.common.voice.check(&args.images)?;
             let reports: Vec<ImageReport> = args
                 .images
                 .iter()
                 .map(|image| scan::run(image, &args.common, &rules))
                 .collect();
-            finish(&args.common.voice, &reports, &rules, out)
+            finish(&args.common.voice, &reports, &rules, &args.images, out)
         }
         Verb::Clean(args) => {
             let rules = args.common.rules()?;
             clean::check_usage(args)?;
-            if args.in_place {
-                args.common.voice.check()?;
-            }
+            let mut precious = vec![args.image.clone()];
+            precious.extend(args.output.clone());
+            precious.extend(args.undo.clone());
+            args.common.voice.check(&precious)?;
             let report = guarded("clean", &args.image, |report| {
                 clean::run(args, &rules, report)
             });
-            finish(&args.common.voice, &[report], &rules, out)
+            finish(&args.common.voice, &[report], &rules, &precious, out)
         }
         Verb::Recover(args) => {
-            args.voice.check()?;
+            let precious = [args.image.clone()];
+            args.voice.check(&precious)?;
             let report = guarded("recover", &args.image, |report| recover::run(args, report));
-            finish(&args.voice, &[report], &[], out)
+            finish(&args.voice, &[report], &[], &precious, out)
         }
         Verb::Undo(args) => {
-            args.voice.check()?;
-            let shown = args.image.as_deref().unwrap_or(&args.file);
-            let report = guarded("undo", shown, |report| undo::run(args, report));
-            finish(&args.voice, &[report], &[], out)
+            let mut precious = vec![args.file.clone()];
+            precious.extend(undo::image_path(args));
+            args.voice.check(&precious)?;
+            let report = guarded("undo", &args.file, |report| undo::run(args, report));
+            finish(&args.voice, &[report], &[], &precious, out)
         }
         Verb::Verify(args) => {
             let rules = args.common.rules()?;
+            let precious = [args.image.clone()];
+            args.common.voice.check(&precious)?;
             let report = guarded("verify", &args.image, |report| {
                 verify::run(args, &rules, report)
             });
-            finish(&args.common.voice, &[report], &rules, out)
+            finish(&args.common.voice, &[report], &rules, &precious, out)
         }
         Verb::Rules { verb } => show_rules(verb, out),
         Verb::Completions { shell } => {
@@ -404,10 +410,10 @@ fn said(cause: &(dyn std::any::Any + Send)) -> &str {
 }
 
 impl Voice {
-    /// Finds out that a report cannot be written before an image is changed.
-    fn check(&self) -> Result<()> {
+    /// Finds out that a report cannot be written before the work is done.
+    fn check(&self, precious: &[PathBuf]) -> Result<()> {
         match &self.json {
-            Some(path) if path != Path::new("-") => crate::apply::check_report(path),
+            Some(path) if path != Path::new("-") => crate::apply::check_report(path, precious),
             _ => Ok(()),
         }
     }
@@ -419,6 +425,7 @@ fn finish(
     voice: &Voice,
     reports: &[ImageReport],
     rules: &[Rule],
+    precious: &[PathBuf],
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let code = reports
@@ -426,7 +433,7 @@ fn finish(
         .map(|report| report.exit_code)
         .max()
         .unwrap_or(0);
-    match tell(voice, reports, rules, code, out) {
+    match tell(voice, reports, rules, precious, code, out) {
         Err(error) if reports.iter().any(|r| r.phase != Phase::Untouched) => {
             let done = match code {
                 0 => "the image was changed as asked",
@@ -444,6 +451,7 @@ fn tell(
     voice: &Voice,
     reports: &[ImageReport],
     rules: &[Rule],
+    precious: &[PathBuf],
     code: u8,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
@@ -460,7 +468,7 @@ fn tell(
         if to_stdout {
             print(out, &json)?;
         } else {
-            crate::apply::write_report(path, &json)?;
+            crate::apply::write_report(path, &json, precious)?;
         }
     }
     if !voice.quiet && !to_stdout {

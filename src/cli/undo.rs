@@ -14,8 +14,16 @@ use crate::{
     text::escape,
 };
 
+/// The image that will be written, as far as it is known before the undo file was checked.
+pub(super) fn image_path(args: &UndoArgs) -> Option<PathBuf> {
+    args.image.clone().or_else(|| {
+        let (bond, ..) = undo::read(&args.file).ok()?;
+        (!bond.path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(&bond.path)))
+    })
+}
+
 pub(super) fn run(args: &UndoArgs, report: &mut ImageReport) -> Result<()> {
-    let (bond, back) = undo::read(&args.file)?;
+    let (bond, back, owner) = undo::read(&args.file)?;
     let path = match &args.image {
         Some(path) => path.clone(),
         None if bond.path.is_empty() => {
@@ -35,6 +43,7 @@ pub(super) fn run(args: &UndoArgs, report: &mut ImageReport) -> Result<()> {
             e
         }
     })?;
+    undo::check_owner(owner, &image.host)?;
     image.recover_first(report)?;
     let host = image.host.clone();
     let mut read = |at: u64, buf: &mut [u8]| host.read_at(at, buf);
