@@ -57,17 +57,18 @@ struct Holder(Child);
 
 impl Holder {
     fn new(how: &str, path: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let child = Command::new(std::env::current_exe().unwrap())
             .args(["locks::the_holder", "--exact", "--ignored", "--nocapture"])
             .env(HOLD, format!("{how}:{}", arg(path)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        let mut holder = Self(child);
+        let lines = BufReader::new(holder.0.stdout.as_mut().unwrap()).lines();
         for line in lines {
             if line.unwrap().contains("held") {
-                return Self(child);
+                return holder;
             }
         }
         panic!("the holder {how} does not get ready");
