@@ -18,6 +18,7 @@ mod disks;
 mod fixtures;
 mod in_place;
 mod judges;
+mod locks;
 mod machine;
 mod oracle;
 mod refuse;

@@ -1,110 +1,235 @@
-//! A host file or block device: opened once, read-only, locked, read by position.
+//! A host file or block device: opened once, claimed as its use demands, read by position.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
+    io,
     ops::Range,
-    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use super::{BlockDevice, Mapping, check_inside};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::{
+    BlockDevice, Lease, Mapping, check_inside,
+    claim::{self, Probe, refused},
+    in_use::{Holders, holders, holds_writer_itself},
+    sys::Hold,
+};
 use crate::{
     error::{Error, Kind, Result},
     text::escape,
 };
 
-/// STUB
+/// What the opener wants to do with the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Look.
+    /// Read and tell. Only an exclusive `flock` or a lease of another program stands in the way;
+    /// other writers are a remark.
     Look,
-    /// Copy.
+    /// Read what a cleaned copy is made of: refused while another program can write to it.
     Copy,
-    /// In place.
+    /// Write: refused while another program has it open at all.
     InPlace,
 }
 
-/// STUB
-#[derive(Debug)]
-pub struct Lease;
-
-impl Lease {
-    /// STUB
-    pub fn check(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// An image on the host. Never written: `apply` writes its own clone.
+/// An image on the host. Never written here: `apply` is the only writer.
 #[derive(Debug)]
 pub struct HostFile {
     file: File,
     path: PathBuf,
+    real: PathBuf,
     len: u64,
     regular: bool,
+    access: Access,
+    remarks: Vec<String>,
 }
 
 impl HostFile {
-    /// Opens for looking.
+    /// Opens for reading and takes a shared lock; a FIFO or character device is refused, not read.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_for(path, Access::Look)
     }
 
-    /// STUB: replaced by the locks branch.
-    pub fn lease(&self) -> Result<Lease> {
-        Ok(Lease)
-    }
-
-    /// STUB
-    pub fn remarks(&self) -> &[String] {
-        &[]
-    }
-
-    /// Opens for reading and takes a shared lock; a FIFO or character device is refused, not read.
+    /// Opens for a use and claims what it needs; the claims end when the file is closed. `Io` if
+    /// it cannot be opened, `Refused` if it is no image or somebody else is in the way, who is
+    /// named.
     pub fn open_for(path: &Path, access: Access) -> Result<Self> {
         let shown = escape(&path.display().to_string());
-        let opening = |e: &std::io::Error| Error::io(format!("image {shown}: open"), e);
-        // O_NONBLOCK: opening a FIFO must not wait for a writer.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(access == Access::InPlace)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
-            .open(path)
-            .map_err(|e| opening(&e))?;
-        let meta = file.metadata().map_err(|e| opening(&e))?;
-        let kind = meta.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(Error::refused(format!(
-                "image {shown}: regular file or block device expected, found {}",
-                if kind.is_dir() {
-                    "a directory"
-                } else {
-                    "something else"
-                }
-            )));
-        }
-        match file.try_lock_shared() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(Error::refused(format!(
-                    "image {shown}: another program is writing it"
-                ))
-                .advise("wait until it has finished"));
+        let opening = |e: &io::Error| Error::io(format!("image {shown}: open"), e);
+        let real = match (std::fs::canonicalize(path), access) {
+            (Ok(real), _) => real,
+            (Err(e), Access::InPlace) => return Err(opening(&e)),
+            (Err(_), _) => path.to_owned(),
+        };
+        let file = claim::patiently(|| {
+            if access == Access::InPlace {
+                open_writing(&real)
+            } else {
+                open_reading(path, access)
             }
-            // A host file system without locks (some network mounts) is no reason not to look.
-            Err(std::fs::TryLockError::Error(_)) => {}
-        }
-        let len = if kind.is_file() {
+        })
+        .map_err(|e| opening_failed(&e, &real, &shown))?;
+        let meta = file.metadata().map_err(|e| opening(&e))?;
+        check_kind(&meta, &shown)?;
+        let regular = meta.is_file();
+        let len = if regular {
             meta.len()
         } else {
             rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(|e| opening(&e.into()))?
         };
-        Ok(Self {
+        let mut host = Self {
             file,
             path: path.to_owned(),
+            real,
             len,
-            regular: kind.is_file(),
-        })
+            regular,
+            access,
+            remarks: Vec::new(),
+        };
+        match access {
+            Access::Look => host.claim_look(&shown)?,
+            Access::Copy => host.claim_copy(&shown)?,
+            Access::InPlace => host.claim_in_place(&meta, &shown)?,
+        }
+        Ok(host)
+    }
+
+    fn claim_look(&mut self, shown: &str) -> Result<()> {
+        // A host file system without locks (some network mounts) is no reason not to look.
+        self.flock_shared(shown)?;
+        // Our own copy is looked at while it is being made; that is no news, and not waited for.
+        if holds_writer_itself(&self.file) {
+            return Ok(());
+        }
+        let probe = claim::probe_lease(&self.file, Hold::Read);
+        if probe == Probe::Free {
+            return Ok(());
+        }
+        let found = holders(&self.file);
+        if probe == Probe::Taken || found.any_writer() {
+            self.remarks.push(format!(
+                "another program has it open for writing ({}): what was read may not hold together",
+                found.writers().names()
+            ));
+        }
+        Ok(())
+    }
+
+    fn claim_copy(&mut self, shown: &str) -> Result<()> {
+        const EXPECTED: &str = "nobody who writes to it";
+        self.flock_shared(shown)?;
+        let written = |found: Holders| Err(refused(shown, EXPECTED, &found.writers()));
+        if claim::qemu_reader(&self.file) == Probe::Taken {
+            return written(holders(&self.file));
+        }
+        match claim::probe_lease(&self.file, Hold::Read) {
+            Probe::Free => Ok(()),
+            Probe::Taken => written(holders(&self.file)),
+            Probe::Impossible => {
+                let found = holders(&self.file);
+                if found.any_writer() {
+                    return written(found);
+                }
+                self.remark_no_lease(&found, "writes to it");
+                Ok(())
+            }
+        }
+    }
+
+    fn claim_in_place(&mut self, meta: &Metadata, shown: &str) -> Result<()> {
+        const EXPECTED: &str = "exclusive use";
+        if self.regular && meta.nlink() > 1 {
+            return Err(Error::refused(format!(
+                "image {shown}: one name expected, it has {} (hard links); cleaning it in place \
+                 would change it under all of them",
+                meta.nlink()
+            ))
+            .advise("clean a copy with -o OUT"));
+        }
+        let taken = |file: &File| Err(refused(shown, EXPECTED, &holders(file)));
+        let flock = claim::flock(&self.file, true);
+        let ranges = if flock == Probe::Taken {
+            flock
+        } else {
+            claim::qemu_writer(&self.file)
+        };
+        if ranges == Probe::Taken {
+            return taken(&self.file);
+        }
+        if flock == Probe::Impossible || ranges == Probe::Impossible {
+            self.remarks.push(
+                "its file system has no locks: another declone or a virtual machine would not be \
+                 kept out"
+                    .to_owned(),
+            );
+        }
+        match claim::probe_lease(&self.file, Hold::Write) {
+            Probe::Free => {}
+            Probe::Taken => return taken(&self.file),
+            Probe::Impossible => {
+                let found = holders(&self.file);
+                if found.any() {
+                    return Err(refused(shown, EXPECTED, &found));
+                }
+                self.remark_no_lease(&found, "uses it");
+            }
+        }
+        Ok(())
+    }
+
+    fn flock_shared(&self, shown: &str) -> Result<()> {
+        if claim::flock(&self.file, false) != Probe::Taken {
+            return Ok(());
+        }
+        let found = holders(&self.file).writers();
+        Err(Error::refused(format!(
+            "image {shown}: another program is writing it: {}",
+            found.names()
+        ))
+        .advise("wait until it has finished"))
+    }
+
+    /// Nobody was found, and the kernel could not be asked.
+    fn remark_no_lease(&mut self, found: &Holders, what: &str) {
+        if claim::is_remote(&self.file) {
+            self.remarks.push(format!(
+                "it lies on a network file system: whether another machine {what} was not seen"
+            ));
+        } else if self.regular {
+            self.remarks.push(format!(
+                "the host gives no lease on it: a program that declone cannot see and that {what} \
+                 would not be noticed"
+            ));
+        } else if found.blind {
+            self.remarks.push(format!(
+                "not root: whether another user's program {what} was not seen"
+            ));
+        }
+    }
+
+    /// Takes the file for this process alone, until the lease is dropped; just before the journal.
+    /// `Refused` if anybody opened it meanwhile, who is named. The image must not be opened a
+    /// second time while the lease is held, in this process neither.
+    pub fn lease(&self) -> Result<Lease> {
+        if self.access != Access::InPlace {
+            return Err(Error::internal("image: a lease without writing in place"));
+        }
+        Lease::take(&self.file, &escape(&self.path.display().to_string()))
+    }
+
+    /// What the reader of a report should know about how the image was opened; whole sentences
+    /// without the image's name, escaped.
+    #[must_use]
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// The host path without symbolic links: where the journal is looked for. As given if it
+    /// could not be resolved (never for [`Access::InPlace`]).
+    #[must_use]
+    pub fn real_path(&self) -> &Path {
+        &self.real
     }
 
     /// The host path it was opened by.
@@ -113,7 +238,7 @@ impl HostFile {
         &self.path
     }
 
-    /// The open file, for cloning; reading only.
+    /// The open file: for cloning, and with [`Access::InPlace`] for writing.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
@@ -131,6 +256,86 @@ impl HostFile {
             .map_err(|_| Error::limit("map: window too large"))?;
         Mapping::new(&self.file, range.start, len)
     }
+}
+
+/// O_NONBLOCK: opening a FIFO must not wait for a writer, nor anything for a lease.
+const OPEN: OFlags = OFlags::NONBLOCK;
+
+fn open_reading(path: &Path, access: Access) -> io::Result<File> {
+    let mut flags = OPEN;
+    // A mounted or otherwise claimed block device says so; without O_CREAT others do not care.
+    if access == Access::Copy && is_block_device(path) {
+        flags |= OFlags::EXCL;
+    }
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)
+}
+
+/// Opens a resolved path for writing; what is a symbolic link by now is not followed.
+fn open_writing(real: &Path) -> io::Result<File> {
+    let (Some(dir), Some(name)) = (real.parent(), real.file_name()) else {
+        // The root directory: no image, as `check_kind` says.
+        return File::open(real);
+    };
+    let dir = File::open(dir)?;
+    let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let mut flags = OPEN | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    flags |= match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => OFlags::RDWR,
+        FileType::BlockDevice => OFlags::RDWR | OFlags::EXCL,
+        // Refused by `check_kind`; opened without a chance to do anything to it.
+        _ => OFlags::PATH,
+    };
+    let file = File::from(rustix::fs::openat(&dir, name, flags, Mode::empty())?);
+    if file.metadata()?.ino() != stat.st_ino {
+        // Replaced between the two calls: the flags may be wrong for it, so look again.
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(file)
+}
+
+fn is_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
+}
+
+fn check_kind(meta: &Metadata, shown: &str) -> Result<()> {
+    let kind = meta.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "image {shown}: regular file or block device expected, found {}",
+        if kind.is_dir() {
+            "a directory"
+        } else {
+            "something else"
+        }
+    )))
+}
+
+/// Another program's lease, or its claim on a block device, is a refusal; the rest is the host's.
+fn opening_failed(e: &io::Error, real: &Path, shown: &str) -> Error {
+    let leased = e.kind() == io::ErrorKind::WouldBlock;
+    let claimed = e.kind() == io::ErrorKind::ResourceBusy && is_block_device(real);
+    if !leased && !claimed {
+        return Error::io(format!("image {shown}: open"), e);
+    }
+    // A path handle is enough to recognise others by, and is not held up.
+    let found = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::PATH.bits() as i32)
+        .open(real)
+        .map_or_else(|_| Holders::default(), |file| holders(&file));
+    if !leased {
+        return refused(shown, "exclusive use", &found);
+    }
+    Error::refused(format!(
+        "image {shown}: another program is writing it: {}",
+        found.names()
+    ))
+    .advise("wait until it has finished")
 }
 
 impl BlockDevice for HostFile {

@@ -1,4 +1,5 @@
-//! Read-only memory maps of host files, for long scans. The only unsafe code of the crate.
+//! Read-only memory maps of host files, for long scans. Unsafe code is here and in `sys`
+//! only.
 
 use std::fs::File;
 

@@ -8,13 +8,17 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use crate::error::{Error, Result};
 
+mod claim;
 mod file;
+mod in_use;
 mod map;
 mod memory;
 mod overlay;
 mod slice;
+mod sys;
 
-pub use file::{Access, HostFile, Lease};
+pub use claim::Lease;
+pub use file::{Access, HostFile};
 pub use map::Mapping;
 pub use memory::Memory;
 pub use overlay::{Overlay, PAGE_LEN, Page, Patch};
