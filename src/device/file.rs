@@ -88,7 +88,7 @@ impl HostFile {
     }
 
     /// Maps a window of the file for a read-only scan.
-    pub fn map(&self, range: Range<u64>) -> Result<Mapping> {
+    pub fn map(&self, range: Range<u64>) -> Result<Mapping<'_>> {
         let len = usize::try_from(range.end.saturating_sub(range.start))
             .map_err(|_| Error::limit("map: window too large"))?;
         Mapping::new(&self.file, range.start, len)
