@@ -300,7 +300,7 @@ fn an_image_cut_while_it_is_cleaned_gives_no_copy_of_half_of_it() {
                 assert!(fs::read(&case.out).unwrap() == want, "half an OUT");
                 fs::remove_file(&case.out).unwrap();
             }
-            Some(3 | 4 | 5) => assert!(!case.out.exists(), "{ended:?}"),
+            Some(3..=5) => assert!(!case.out.exists(), "{ended:?}"),
             _ => panic!("{ended:?}"),
         }
         assert_eq!(case.temporaries(), [""; 0]);
@@ -612,7 +612,7 @@ fn a_full_disk_is_an_io_error_and_leaves_nothing() {
     // The report, too.
     let report = dir.path().join("report.json");
     rustix::fs::fallocate(
-        &File::create(dir.path().join("rest")).unwrap(),
+        File::create(dir.path().join("rest")).unwrap(),
         rustix::fs::FallocateFlags::empty(),
         0,
         space_left(dir.path()),
