@@ -50,7 +50,7 @@ impl Place {
             path.with_file_name(name)
         };
         let path = match (chosen, image.is_regular()) {
-            (None, true) => beside(&real_path(image.path())?),
+            (None, true) => beside(image.real_path()),
             (Some(path), false) => {
                 let path = std::path::absolute(path)
                     .map_err(|e| Error::io("--journal: its directory", &e))?;
@@ -146,19 +146,6 @@ impl Place {
     }
 }
 
-/// A path without symbolic links.
-pub fn real_path(path: &Path) -> Result<PathBuf> {
-    std::fs::canonicalize(path).map_err(|e| {
-        Error::io(
-            format!(
-                "image {}: its real path",
-                escape(&path.display().to_string())
-            ),
-            &e,
-        )
-    })
-}
-
 /// A journal must be one of ours: only then may it decide what is written.
 fn check_ours(stat: &Stat, image_owner: u32) -> std::result::Result<(), &'static str> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -235,10 +222,7 @@ impl InPlace {
             image_len: self.image.len(),
             device: meta.dev(),
             inode: meta.ino(),
-            path: real_path(self.image.path())?
-                .as_os_str()
-                .as_bytes()
-                .to_vec(),
+            path: self.image.real_path().as_os_str().as_bytes().to_vec(),
         })
     }
 }

@@ -8,6 +8,7 @@ pub mod change;
 pub mod clone;
 pub mod guard;
 pub mod host;
+pub mod interrupt;
 pub mod journal;
 pub mod protocol;
 pub mod stage;
@@ -32,7 +33,13 @@ pub fn check_report(path: &Path, precious: &[PathBuf]) -> Result<()> {
 fn open_report(path: &Path, precious: &[PathBuf]) -> Result<File> {
     let shown = crate::text::escape(&path.display().to_string());
     let failed = |e: &std::io::Error| Error::io(format!("report {shown}"), e);
-    let existed = path.symlink_metadata().is_ok();
+    if path.is_symlink() && !path.exists() {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("--json {shown}: a file expected, found a link that leads nowhere"),
+        ));
+    }
+    let existed = path.exists();
     let file = OpenOptions::new()
         .write(true)
         .create(true)

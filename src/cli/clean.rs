@@ -65,6 +65,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     } else {
         let host = Arc::new(HostFile::open_for(&args.image, Access::Copy)?);
         place::refuse_pending(&host, journal)?;
+        if let (Some(out), false) = (&args.output, args.dry_run) {
+            Output::precheck(&host, out, args.force)?;
+        }
         host
     };
     report.remarks.extend(host.remarks().iter().cloned());
@@ -159,15 +162,7 @@ fn write_in_place(
     done: &mut Done,
     report: &mut ImageReport,
 ) -> Result<()> {
-    if let Some(path) = &args.undo {
-        undo::write(path, &image.bond()?, change)?;
-    }
-    if let Err(error) = image.commit(change, report) {
-        if let (Some(path), true) = (&args.undo, error.kind() != Kind::Interrupted) {
-            undo::remove(path);
-        }
-        return Err(error);
-    }
+    image.commit(change, args.undo.as_deref(), report)?;
     done.written = true;
     done.undo = args
         .undo
@@ -199,6 +194,7 @@ fn write_copy(
         .map(|patch| patch.sha256_old.clone())
         .collect();
     output.check_old(patches, &old)?;
+    host.check_unchanged()?;
     output.patch(patches)?;
     output.sync_and_check(patches)?;
     if !patches.is_empty() {

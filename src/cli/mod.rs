@@ -238,6 +238,13 @@ impl Common {
         rules::select(&sets)
     }
 
+    /// The files that a report must not replace: those named, and the rules.
+    fn precious(&self, named: &[&PathBuf]) -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = named.iter().map(|path| (*path).clone()).collect();
+        all.push(PathBuf::from(&self.rules));
+        all
+    }
+
     fn progress(&self) -> progress::Bar {
         let voice = &self.voice;
         progress::Bar::new(voice.quiet || voice.json.as_deref() == Some(Path::new("-")))
@@ -298,23 +305,31 @@ where
 }
 
 fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
+    if !matches!(
+        &cli.verb,
+        Verb::Rules { .. } | Verb::Completions { .. } | Verb::Man
+    ) {
+        crate::apply::interrupt::install()?;
+    }
     match &cli.verb {
         Verb::Scan(args) => {
             let rules = args.common.rules()?;
-            args.common.voice.check(&args.images)?;
+            let precious = args
+                .common
+                .precious(&args.images.iter().collect::<Vec<_>>());
+            args.common.voice.check(&precious)?;
             let reports: Vec<ImageReport> = args
                 .images
                 .iter()
                 .map(|image| scan::run(image, &args.common, &rules))
                 .collect();
-            finish(&args.common.voice, &reports, &rules, &args.images, out)
+            finish(&args.common.voice, &reports, &rules, &precious, out)
         }
         Verb::Clean(args) => {
             let rules = args.common.rules()?;
             clean::check_usage(args)?;
-            let mut precious = vec![args.image.clone()];
-            precious.extend(args.output.clone());
-            precious.extend(args.undo.clone());
+            let mut precious = args.common.precious(&[&args.image]);
+            precious.extend(args.output.iter().chain(&args.undo).cloned());
             args.common.voice.check(&precious)?;
             let report = guarded("clean", &args.image, |report| {
                 clean::run(args, &rules, report)
@@ -336,7 +351,8 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
         }
         Verb::Verify(args) => {
             let rules = args.common.rules()?;
-            let precious = [args.image.clone()];
+            let mut precious = args.common.precious(&[&args.image]);
+            precious.extend(args.against.iter().cloned());
             args.common.voice.check(&precious)?;
             let report = guarded("verify", &args.image, |report| {
                 verify::run(args, &rules, report)

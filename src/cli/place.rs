@@ -6,8 +6,9 @@ use crate::{
     apply::{
         change::Change,
         host::{InPlace, Place},
-        journal::Bond,
+        interrupt,
         protocol::{self, Recovered},
+        undo,
     },
     device::{Access, HostFile},
     error::{Error, Kind, Result},
@@ -59,9 +60,13 @@ impl Writable {
     pub(super) fn recover(&mut self, report: &mut ImageReport) -> Result<Recovered> {
         let waiting = protocol::pending(&mut self.in_place)?;
         let lease = self.host.lease()?;
+        let hold = interrupt::hold();
         report.phase = Phase::Writing;
         let recovered = protocol::recover(&mut self.in_place);
         drop(lease);
+        if recovered.is_ok() {
+            hold.release();
+        }
         report.phase = match &recovered {
             Err(error) if error.kind() == Kind::Interrupted => Phase::Writing,
             Ok(Recovered::Finished { .. }) => Phase::Changed,
@@ -82,28 +87,46 @@ impl Writable {
                  {pages} pages"
             ));
             // From here on the image is what it was when this run began its own work.
+            self.host.accept_changes()?;
             report.phase = Phase::Untouched;
         }
         Ok(())
     }
 
-    pub(super) fn bond(&self) -> Result<Bond> {
-        self.in_place.bond()
-    }
-
-    /// Changes the image, under a lease that keeps others from opening it meanwhile.
-    pub(super) fn commit(&mut self, change: &Change, report: &mut ImageReport) -> Result<()> {
-        let bond = self.bond()?;
+    /// Changes the image, under a lease that keeps others from opening it meanwhile; writes the undo
+    /// file first, if one is wanted.
+    pub(super) fn commit(
+        &mut self,
+        change: &Change,
+        undo: Option<&Path>,
+        report: &mut ImageReport,
+    ) -> Result<()> {
+        let bond = self.in_place.bond()?;
         let lease = self.host.lease()?;
-        lease.check()?;
-        report.phase = Phase::Writing;
-        let result = protocol::commit(&mut self.in_place, &bond, change);
+        self.host.check_unchanged()?;
+        let hold = interrupt::hold();
+        if let Some(path) = undo
+            && let Err(error) = undo::write(path, &bond, change)
+        {
+            hold.release();
+            return Err(error);
+        }
+        let result = lease.check().and_then(|()| {
+            report.phase = Phase::Writing;
+            protocol::commit(&mut self.in_place, &bond, change)
+        });
+        drop(lease);
         report.phase = match &result {
             Ok(()) => Phase::Changed,
             Err(error) if error.kind() == Kind::Interrupted => Phase::Writing,
-            Err(_) => Phase::Untouched,
+            Err(_) => {
+                if let Some(path) = undo {
+                    undo::remove(path);
+                }
+                hold.release();
+                Phase::Untouched
+            }
         };
-        drop(lease);
         result
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn run(args: &UndoArgs, report: &mut ImageReport) -> Result<()> {
             )
             .advise("another program writes to it; try again when it is at rest"));
         }
-        image.commit(&change, report)?;
+        image.commit(&change, None, report)?;
     }
     report.result = "undone";
     report.done = Some(place::done(&back));

@@ -6,6 +6,7 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -43,6 +44,8 @@ pub struct HostFile {
     regular: bool,
     access: Access,
     remarks: Vec<String>,
+    /// Time of the last write and length when it was opened.
+    stamp: Mutex<Stamp>,
 }
 
 impl HostFile {
@@ -86,6 +89,7 @@ impl HostFile {
             regular,
             access,
             remarks: Vec::new(),
+            stamp: Mutex::new(stamp(&meta)),
         };
         match access {
             Access::Look => host.claim_look(&shown)?,
@@ -218,6 +222,37 @@ impl HostFile {
         Lease::take(&self.file, &escape(&self.path.display().to_string()))
     }
 
+    /// Whether nobody wrote to it since it was opened, as far as the host keeps the time of the last
+    /// write. `Refused` if somebody did.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let meta = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io("image: metadata", &e))?;
+        if !self.regular || stamp(&meta) == *self.stamp() {
+            return Ok(());
+        }
+        Err(Error::refused(
+            "image: the time of its last write unchanged expected, found another: it was written \
+             while it was read",
+        )
+        .advise("make sure that no other program writes to it, then try again"))
+    }
+
+    /// Takes what is there now as the state to compare with: our own recovery wrote it.
+    pub fn accept_changes(&self) -> Result<()> {
+        let meta = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io("image: metadata", &e))?;
+        *self.stamp() = stamp(&meta);
+        Ok(())
+    }
+
+    fn stamp(&self) -> MutexGuard<'_, Stamp> {
+        self.stamp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the reader of a report should know about how the image was opened; whole sentences
     /// without the image's name, escaped.
     #[must_use]
@@ -251,11 +286,18 @@ impl HostFile {
     }
 
     /// Maps a window of the file for a read-only scan.
-    pub fn map(&self, range: Range<u64>) -> Result<Mapping> {
+    pub fn map(&self, range: Range<u64>) -> Result<Mapping<'_>> {
         let len = usize::try_from(range.end.saturating_sub(range.start))
             .map_err(|_| Error::limit("map: window too large"))?;
         Mapping::new(&self.file, range.start, len)
     }
+}
+
+/// Seconds and nanoseconds of the last write, length.
+type Stamp = (i64, i64, u64);
+
+fn stamp(meta: &Metadata) -> Stamp {
+    (meta.mtime(), meta.mtime_nsec(), meta.len())
 }
 
 /// O_NONBLOCK: opening a FIFO must not wait for a writer, nor anything for a lease.
