@@ -552,6 +552,33 @@ fn must(program: &str, args: &[&str]) {
     assert!(status.unwrap().success(), "{program} {args:?}");
 }
 
+#[test]
+fn a_signal_during_the_rename_comes_too_late() {
+    if !root("a_signal_during_the_rename_comes_too_late") {
+        return;
+    }
+    let case = Case::new();
+    let (want, _) = case.wanted();
+    // OUT is there, and the call that put it there has not returned yet.
+    let slow = "inject=renameat2:delay_exit=1500000";
+    let mut tracer = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"])
+        .args(["-e", slow, env!("CARGO_BIN_EXE_declone")])
+        .args(["clean", arg(&case.image), "-o", arg(&case.out)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(until(&mut tracer, |_| case.out.exists()));
+    let id = tracer.id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let child = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    kill_process(child, Signal::TERM).unwrap();
+    let ended = end(tracer);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    case.whole_or_nothing(&ended, &want);
+}
+
 /// Undoes what root did, also when the test fails.
 struct Undo(&'static str, Vec<String>);
 

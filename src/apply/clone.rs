@@ -136,8 +136,16 @@ impl Output {
         out.with_file_name(&self.temporary)
     }
 
-    /// Fills the temporary file with the source: reflink, else data extents only, else sparse.
+    /// Fills the temporary file with the source: reflink, else data extents only, else sparse. Fails
+    /// if the source changed since it was opened.
     pub fn clone_from(&self, source: &HostFile, tick: &mut dyn FnMut(u64)) -> Result<Method> {
+        let method = self.copy(source, tick)?;
+        // Of one image from its opening to the end of the copy, not half of two.
+        source.check_unchanged()?;
+        Ok(method)
+    }
+
+    fn copy(&self, source: &HostFile, tick: &mut dyn FnMut(u64)) -> Result<Method> {
         if source.is_regular() && rustix::fs::ioctl_ficlone(&self.file, source.file()).is_ok() {
             return Ok(Method::Reflink);
         }
@@ -570,8 +578,16 @@ mod tests {
         let source = sample(dir.path());
         let patches = [patch(4096)];
         let (old, _) = digests(&source, &patches[0]).unwrap();
-        std::fs::write(dir.path().join("in"), vec![8; 20_000]).unwrap();
+        let path = dir.path().join("in");
+        let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::write(&path, vec![8; 20_000]).unwrap();
+        let input = File::options().write(true).open(&path).unwrap();
+        input.set_modified(std::time::UNIX_EPOCH).unwrap();
         let output = Output::create(&source, &dir.path().join("out"), false).unwrap();
+        let error = output.clone_from(&source, &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        // A writer through a mapping may not be seen in the time yet.
+        input.set_modified(time).unwrap();
         output.clone_from(&source, &mut |_| {}).unwrap();
         let error = output.check_old(&patches, &[old]).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);

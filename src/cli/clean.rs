@@ -194,7 +194,6 @@ fn write_copy(
         .map(|patch| patch.sha256_old.clone())
         .collect();
     output.check_old(patches, &old)?;
-    host.check_unchanged()?;
     output.patch(patches)?;
     output.sync_and_check(patches)?;
     if !patches.is_empty() {

@@ -15,6 +15,7 @@ use std::{
 
 use memmap2::{Mmap, MmapOptions};
 
+use super::file::shorter;
 use crate::error::{Error, Kind, Result};
 
 /// Windows that can be mapped at the same time.
@@ -96,11 +97,6 @@ impl<'a> Mapping<'a> {
         }
         Ok(seen)
     }
-}
-
-fn shorter() -> Error {
-    Error::new(Kind::Io, "image: it became shorter while it was read")
-        .advise("make sure that no other program writes to it, then try again")
 }
 
 /// The live windows, for the handler: atomics only, no lock.
