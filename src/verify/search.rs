@@ -270,12 +270,15 @@ impl Searcher {
                 && let Some(piece) = take()
             {
                 let len = (piece.end - piece.start) as usize;
-                if let Some(file) = map.filter(|_| len >= MAP_MIN) {
-                    // mmap wants a page boundary.
-                    let aligned = piece.start / 4096 * 4096;
-                    let window = file.map(aligned..piece.end)?;
+                // mmap wants a page boundary.
+                let aligned = piece.start / 4096 * 4096;
+                // Where a host file system cannot map, it can still read.
+                let window = map
+                    .filter(|_| len >= MAP_MIN)
+                    .and_then(|file| file.map(aligned..piece.end).ok());
+                if let Some(window) = window {
                     let skip = (piece.start - aligned) as usize;
-                    self.find(&window.bytes()[skip..], piece.start, &mut hits);
+                    window.scan(|bytes| self.find(&bytes[skip..], piece.start, &mut hits))?;
                 } else {
                     buffer.resize(len, 0);
                     device.read_at(piece.start, &mut buffer)?;
