@@ -14,7 +14,10 @@ use std::{
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use sha2::{Digest, Sha256};
 
-use super::guard;
+use super::{
+    guard,
+    interrupt::{self, Scratch},
+};
 use crate::{
     bytes::all_zero,
     device::{BlockDevice, HostFile, Page, Patch},
@@ -23,8 +26,11 @@ use crate::{
 };
 
 const COPY: usize = 1 << 20;
+/// Bytes of OUT's name that the temporary name repeats; a file name may have 255.
+const NAME_SHOWN: usize = 180;
 
-/// A temporary file that becomes OUT. Dropped before [`Output::finish`], it removes itself.
+/// A temporary file that becomes OUT. Dropped before [`Output::finish`], or when a signal ends the
+/// program before that, it is removed.
 #[derive(Debug)]
 pub struct Output {
     file: File,
@@ -34,6 +40,15 @@ pub struct Output {
     shown: String,
     force: bool,
     finished: bool,
+    /// Unregistered when this goes.
+    _scratch: Scratch,
+}
+
+/// Where OUT is to be, checked.
+struct Place {
+    dir: OwnedFd,
+    name: String,
+    shown: String,
 }
 
 /// How the clone was made.
@@ -64,70 +79,49 @@ fn io(what: impl std::fmt::Display, error: rustix::io::Errno) -> Error {
 }
 
 impl Output {
-    /// Creates the temporary file. Refuses an existing OUT unless `force`, and OUT = input always.
+    /// What can be said about OUT before the expensive part: its name is free (or, with `force`, a
+    /// regular file that may be replaced), it is not the input, and the host has room for it.
+    pub fn precheck(source: &HostFile, out: &Path, force: bool) -> Result<()> {
+        Place::check(source, out, force).map(drop)
+    }
+
+    /// Creates the temporary file, after [`Output::precheck`].
     pub fn create(source: &HostFile, out: &Path, force: bool) -> Result<Self> {
-        let shown = escape(&out.display().to_string());
-        let name = out
-            .file_name()
-            .ok_or_else(|| Error::new(Kind::Usage, format!("-o {shown}: a file name expected")))?;
-        let parent = match out.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let dir = rustix::fs::open(&parent, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| io(format!("-o {shown}: open its directory"), e))?;
-        let input = source
-            .file()
-            .metadata()
-            .map_err(|e| Error::io("image: metadata", &e))?;
-        if let Ok(there) = rustix::fs::statat(&dir, name, AtFlags::empty()) {
-            if (there.st_dev, there.st_ino) == (input.dev(), input.ino()) {
-                return Err(Error::new(
-                    Kind::Usage,
-                    format!("-o {shown}: another file expected, it is the input itself"),
-                ));
-            }
-            if !force {
-                return Err(Error::new(
-                    Kind::Usage,
-                    format!("-o {shown}: a new file expected, it exists"),
-                )
-                .advise("choose another name or pass --force"));
-            }
-            if rustix::fs::FileType::from_raw_mode(there.st_mode)
-                != rustix::fs::FileType::RegularFile
-            {
-                return Err(Error::refused(format!(
-                    "-o {shown}: it is not a regular file"
-                )));
-            }
-        }
-        check_space(&dir, source, &input, &shown)?;
-        let name = name.to_str().map(str::to_owned).ok_or_else(|| {
-            Error::new(
-                Kind::Usage,
-                format!("-o {shown}: a file name in UTF-8 expected"),
-            )
-        })?;
+        let Place { dir, name, shown } = Place::check(source, out, force)?;
+        let failed = |e| io(format!("-o {shown}: create a temporary file"), e);
+        let own = dir
+            .try_clone()
+            .map_err(|e| Error::io(format!("-o {shown}: a descriptor for its directory"), &e))?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let start = &name[..name.floor_char_boundary(NAME_SHOWN)];
         for attempt in 0..1000 {
-            let temporary = format!(".{name}.declone-{}-{attempt}.tmp", std::process::id());
-            let flags =
-                OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match rustix::fs::openat(&dir, &temporary, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(fd) => {
-                    let file = File::from(fd);
+            let temporary = format!(".{start}.declone-{}-{attempt}.tmp", std::process::id());
+            // No signal between the file's creation and its registration.
+            let hold = interrupt::hold();
+            let created = rustix::fs::openat(&dir, &temporary, flags, Mode::RUSR | Mode::WUSR)
+                .map(|fd| (fd, temporary.clone()));
+            match created {
+                Ok((fd, temporary)) => {
+                    let scratch = interrupt::scratch(own, temporary.clone());
+                    hold.release();
                     return Ok(Self {
-                        file,
+                        file: File::from(fd),
                         dir,
                         temporary,
                         name,
                         shown,
                         force,
                         finished: false,
+                        _scratch: scratch,
                     });
                 }
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(e) => return Err(io(format!("-o {shown}: create a temporary file"), e)),
+                Err(e) => {
+                    hold.release();
+                    if e != rustix::io::Errno::EXIST {
+                        return Err(failed(e));
+                    }
+                }
             }
         }
         Err(Error::new(
@@ -142,8 +136,16 @@ impl Output {
         out.with_file_name(&self.temporary)
     }
 
-    /// Fills the temporary file with the source: reflink, else data extents only, else sparse.
+    /// Fills the temporary file with the source: reflink, else data extents only, else sparse. Fails
+    /// if the source changed since it was opened.
     pub fn clone_from(&self, source: &HostFile, tick: &mut dyn FnMut(u64)) -> Result<Method> {
+        let method = self.copy(source, tick)?;
+        // Of one image from its opening to the end of the copy, not half of two.
+        source.check_unchanged()?;
+        Ok(method)
+    }
+
+    fn copy(&self, source: &HostFile, tick: &mut dyn FnMut(u64)) -> Result<Method> {
         if source.is_regular() && rustix::fs::ioctl_ficlone(&self.file, source.file()).is_ok() {
             return Ok(Method::Reflink);
         }
@@ -310,32 +312,93 @@ impl Output {
         self.file
             .sync_all()
             .map_err(|e| Error::io(format!("-o {}: fsync", self.shown), &e))?;
+        // From here on OUT may be there: a signal must not say that nothing was done.
+        let hold = interrupt::hold();
+        if let Err(e) = self.rename() {
+            rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty()).ok();
+            hold.release();
+            return Err(io(format!("-o {}: give it its name", self.shown), e));
+        }
+        self.finished = true;
+        rustix::fs::fsync(self.dir.as_fd()).map_err(|e| {
+            io(format!("-o {}: fsync of its directory", self.shown), e)
+                .advise("the file is complete, but its name may be gone after a power cut")
+        })
+    }
+
+    fn rename(&self) -> rustix::io::Result<()> {
+        use rustix::io::Errno;
         let flags = if self.force {
             RenameFlags::empty()
         } else {
             RenameFlags::NOREPLACE
         };
-        let renamed =
-            rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, &self.name, flags);
-        match renamed {
-            Ok(()) => {}
+        let (dir, from, to) = (&self.dir, &self.temporary, &self.name);
+        match rustix::fs::renameat_with(dir, from, dir, to, flags) {
             // A host file system without RENAME_NOREPLACE: link refuses an existing name, too.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                rustix::fs::linkat(
-                    &self.dir,
-                    &self.temporary,
-                    &self.dir,
-                    &self.name,
-                    AtFlags::empty(),
-                )
-                .map_err(|e| io(format!("-o {}: give it its name", self.shown), e))?;
-                rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty()).ok();
+            Err(Errno::INVAL | Errno::NOSYS) if !self.force => {
+                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+                rustix::fs::unlinkat(dir, from, AtFlags::empty()).ok();
+                Ok(())
             }
-            Err(e) => return Err(io(format!("-o {}: give it its name", self.shown), e)),
+            Err(Errno::NOSYS) => rustix::fs::renameat(dir, from, dir, to),
+            result => result,
         }
-        self.finished = true;
-        rustix::fs::fsync(self.dir.as_fd())
-            .map_err(|e| io(format!("-o {}: fsync of its directory", self.shown), e))
+    }
+}
+
+impl Place {
+    fn check(source: &HostFile, out: &Path, force: bool) -> Result<Self> {
+        let shown = escape(&out.display().to_string());
+        let name = out
+            .file_name()
+            .ok_or_else(|| Error::new(Kind::Usage, format!("-o {shown}: a file name expected")))?;
+        let name = name.to_str().map(str::to_owned).ok_or_else(|| {
+            Error::new(
+                Kind::Usage,
+                format!("-o {shown}: a file name in UTF-8 expected"),
+            )
+        })?;
+        let parent = match out.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let dir = rustix::fs::open(&parent, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| io(format!("-o {shown}: open its directory"), e))?;
+        let input = source
+            .file()
+            .metadata()
+            .map_err(|e| Error::io("image: metadata", &e))?;
+        // The name itself, not what it leads to: a rename replaces the name, and a link that leads
+        // nowhere is a name that exists.
+        match rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(io(format!("-o {shown}: look at the name"), e)),
+            Ok(there) if (there.st_dev, there.st_ino) == (input.dev(), input.ino()) => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("-o {shown}: another file expected, it is the input itself"),
+                ));
+            }
+            Ok(_) if !force => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("-o {shown}: a new file expected, it exists"),
+                )
+                .advise("choose another name or pass --force"));
+            }
+            Ok(there) => {
+                if rustix::fs::FileType::from_raw_mode(there.st_mode)
+                    != rustix::fs::FileType::RegularFile
+                {
+                    return Err(Error::refused(format!(
+                        "-o {shown}: a regular file to replace expected, found something else"
+                    )));
+                }
+            }
+        }
+        check_space(&dir, source, &input, &shown)?;
+        Ok(Self { dir, name, shown })
     }
 }
 
@@ -446,13 +509,85 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_judged_by_itself_before_anything_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let source = sample(dir.path());
+        std::fs::write(at("file"), "precious").unwrap();
+        std::fs::create_dir(at("dir")).unwrap();
+        std::fs::hard_link(at("in"), at("twin")).unwrap();
+        for (link, target) in [
+            ("dangling", "nowhere"),
+            ("to-file", "file"),
+            ("to-in", "in"),
+        ] {
+            std::os::unix::fs::symlink(target, at(link)).unwrap();
+        }
+        let kind = |name: &str, force| {
+            let early = Output::precheck(&source, &at(name), force).map_err(|e| e.kind());
+            let late = Output::create(&source, &at(name), force).map_err(|e| e.kind());
+            assert_eq!(early, late.map(drop), "{name}: both judge alike");
+            early
+        };
+        for name in ["file", "dir", "in", "twin", "dangling", "to-file", "to-in"] {
+            assert_eq!(kind(name, false), Err(Kind::Usage), "{name}");
+        }
+        for name in ["in", "twin"] {
+            assert_eq!(kind(name, true), Err(Kind::Usage), "{name}");
+        }
+        for name in ["dir", "dangling", "to-file", "to-in"] {
+            assert_eq!(kind(name, true), Err(Kind::Refused), "{name}");
+        }
+        assert_eq!(kind("file", true), Ok(()));
+        assert_eq!(kind("new", false), Ok(()));
+        assert_eq!(kind("no-such-directory/new", false), Err(Kind::Io));
+        assert_eq!(
+            kind(&"n".repeat(255), false),
+            Ok(()),
+            "as long as names may be"
+        );
+        assert_eq!(
+            kind(&"\u{e9}".repeat(127), false),
+            Ok(()),
+            "cut between characters"
+        );
+        assert_eq!(std::fs::read(at("file")).unwrap(), b"precious");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            7,
+            "nothing was left"
+        );
+    }
+
+    #[test]
+    fn a_name_taken_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = sample(dir.path());
+        let out = dir.path().join("out");
+        let output = Output::create(&source, &out, false).unwrap();
+        output.clone_from(&source, &mut |_| {}).unwrap();
+        std::fs::write(&out, "precious").unwrap();
+        assert_eq!(output.finish(&source).unwrap_err().kind(), Kind::Io);
+        assert_eq!(std::fs::read(&out).unwrap(), b"precious");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
     fn an_input_that_changed_meanwhile_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let source = sample(dir.path());
         let patches = [patch(4096)];
         let (old, _) = digests(&source, &patches[0]).unwrap();
-        std::fs::write(dir.path().join("in"), vec![8; 20_000]).unwrap();
+        let path = dir.path().join("in");
+        let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::write(&path, vec![8; 20_000]).unwrap();
+        let input = File::options().write(true).open(&path).unwrap();
+        input.set_modified(std::time::UNIX_EPOCH).unwrap();
         let output = Output::create(&source, &dir.path().join("out"), false).unwrap();
+        let error = output.clone_from(&source, &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        // A writer through a mapping may not be seen in the time yet.
+        input.set_modified(time).unwrap();
         output.clone_from(&source, &mut |_| {}).unwrap();
         let error = output.check_old(&patches, &[old]).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);

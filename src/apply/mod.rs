@@ -6,6 +6,7 @@
 
 pub mod clone;
 pub mod guard;
+pub mod interrupt;
 pub mod stage;
 
 use std::{io::Write, path::Path};
@@ -25,6 +26,10 @@ pub fn write_report(path: &Path, bytes: &[u8]) -> Result<()> {
         .open(path)
         .map_err(|e| failed(&e))?;
     file.write_all(bytes)
-        .and_then(|()| file.sync_all())
+        .and_then(|()| match file.sync_all() {
+            // A pipe or a device has nothing to sync.
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced,
+        })
         .map_err(|e| failed(&e))
 }

@@ -177,6 +177,28 @@ impl Common {
         rules::select(&sets)
     }
 
+    /// Refuses a report that would overwrite a file of this run: the report's file is emptied first.
+    fn check_report<'a>(&'a self, others: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+        let Some(report) = self.json.as_deref().filter(|path| *path != Path::new("-")) else {
+            return Ok(());
+        };
+        let shown = crate::text::escape(&report.display().to_string());
+        let wrong = |what| Error::new(Kind::Usage, format!("--json {shown}: {what}"));
+        if report.is_symlink() && !report.exists() {
+            return Err(wrong("a file expected, found a link that leads nowhere"));
+        }
+        let rules = Path::new(&self.rules);
+        if others
+            .map(PathBuf::as_path)
+            .chain([rules])
+            .any(|other| same_file(report, other))
+        {
+            return Err(wrong("a file of its own expected, this run uses it")
+                .advise("the report replaces what is in that file"));
+        }
+        Ok(())
+    }
+
     fn progress(&self) -> progress::Bar {
         progress::Bar::new(self.quiet || self.json.as_deref() == Some(Path::new("-")))
     }
@@ -187,6 +209,20 @@ fn load_rules(path: &Path) -> Result<Vec<Rule>> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::new(Kind::Usage, format!("rules {shown}: {e}")))?;
     rules::load(&text, &shown)
+}
+
+/// Whether two paths lead to one file, by any name; or will, when it is made.
+fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    if let (Ok(a), Ok(b)) = (a.metadata(), b.metadata()) {
+        return (a.dev(), a.ino()) == (b.dev(), b.ino());
+    }
+    let made_at = |path: &Path| {
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(parent.join(path.file_name()?))
+    };
+    made_at(a).is_some_and(|at| made_at(b) == Some(at))
 }
 
 /// The exit code of a kind of failure.
@@ -236,8 +272,12 @@ where
 }
 
 fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
+    if let Verb::Scan(_) | Verb::Clean(_) | Verb::Verify(_) = &cli.verb {
+        crate::apply::interrupt::install()?;
+    }
     match &cli.verb {
         Verb::Scan(args) => {
+            args.common.check_report(args.images.iter())?;
             let rules = args.common.rules()?;
             let reports: Vec<ImageReport> = args
                 .images
@@ -249,12 +289,16 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
         Verb::Clean(args) => {
             let rules = args.common.rules()?;
             clean::check_usage(args)?;
+            args.common
+                .check_report([&args.image].into_iter().chain(&args.output))?;
             let report = guarded("clean", &args.image, |report| {
                 clean::run(args, &rules, report)
             });
             finish(&args.common, &[report], &rules, out)
         }
         Verb::Verify(args) => {
+            args.common
+                .check_report([&args.image].into_iter().chain(&args.against))?;
             let rules = args.common.rules()?;
             let report = guarded("verify", &args.image, |report| {
                 verify::run(args, &rules, report)
