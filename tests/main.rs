@@ -15,6 +15,7 @@ mod clean;
 mod cli;
 mod damage;
 mod disks;
+mod faults;
 mod fixtures;
 mod judges;
 mod machine;
