@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! image file | container | partition | volume | (windows finds) hive + files | rules -> plan
-//!            | stage on overlay | verify staged | clone + patch | verify written | report
+//!            | stage on overlay | verify staged | clone + patch, or journal + commit
+//!            | verify written | report
 //! ```
 //!
 //! One room per noun of that road; arrows only go down (`tests/architecture.rs` enforces it).
@@ -31,7 +32,9 @@
 //! 3. Untrusted bytes are sliced in [`bytes`] only; on-disk arithmetic is checked; walks are
 //!    iterative, bounded and never visit anything twice.
 //! 4. The rules are data. No code outside `src/rules/*.toml` knows what SMS is.
-//! 5. `not_scanned` lists what was not looked at: "clean" never hides ignorance.
+//! 5. An image changes in place only through [`apply::protocol`]: journal first, then pages, then the
+//!    journal goes. A crash anywhere leaves old, new, or a journal that finishes it.
+//! 6. `not_scanned` lists what was not looked at: "clean" never hides ignorance.
 //!
 //! # How to add
 //!
