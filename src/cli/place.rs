@@ -36,6 +36,19 @@ pub(super) fn refuse_pending(host: &HostFile, journal: Option<&Path>) -> Result<
     .advise("do not use the image yet; run `declone recover` first"))
 }
 
+/// What a look was worth: an error if the image got shorter, a remark if somebody wrote to it.
+pub(super) fn remark_changes(host: &HostFile, report: &mut ImageReport) -> Result<()> {
+    match host.check_unchanged() {
+        Err(error) if error.kind() == Kind::Refused => {
+            report.remarks.push(
+                "it was written while it was read: what was read may not hold together".to_owned(),
+            );
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// An image opened to be written, with whatever was pending finished.
 pub(super) struct Writable {
     pub(super) host: Arc<HostFile>,
@@ -60,6 +73,7 @@ impl Writable {
     pub(super) fn recover(&mut self, report: &mut ImageReport) -> Result<Recovered> {
         let waiting = protocol::pending(&mut self.in_place)?;
         let lease = self.host.lease()?;
+        lease.check()?;
         let hold = interrupt::hold();
         report.phase = Phase::Writing;
         let recovered = protocol::recover(&mut self.in_place);

@@ -45,6 +45,7 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
         let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
         facts.sha256 = Some(digest);
     }
+    place::remark_changes(&host, report)?;
     settle(report, &image, &plan);
     Ok(())
 }

@@ -62,6 +62,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
             facts.sha256 = Some(digest);
         }
     }
+    place::remark_changes(&host, report)?;
     scan::settle(report, &image, &plan);
     if report.exit_code == 0 && report.residues.iter().any(residue::Residue::is_identity) {
         report.result = "findings";
