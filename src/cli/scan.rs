@@ -46,7 +46,7 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
         facts.sha256 = Some(digest);
     }
     settle(report, &image, &plan);
-    Ok(())
+    host.check_reads()
 }
 
 /// Result and exit code of a look: damage outweighs findings, findings outweigh nothing.
