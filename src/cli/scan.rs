@@ -47,7 +47,7 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
     }
     place::remark_changes(&host, report)?;
     settle(report, &image, &plan);
-    Ok(())
+    host.check_reads()
 }
 
 /// Result and exit code of a look: damage outweighs findings, findings outweigh nothing.

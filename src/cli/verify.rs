@@ -68,7 +68,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         report.result = "findings";
         report.exit_code = 1;
     }
-    Ok(())
+    host.check_reads()
 }
 
 /// The tokens of an earlier JSON report.
