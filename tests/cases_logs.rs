@@ -5,7 +5,9 @@
 //! independent reader (the table "Replay oracle" of the samples' manifest).
 
 use std::{
+    collections::HashMap,
     fs,
+    hash::{DefaultHasher, Hasher},
     ops::Range,
     path::{Path, PathBuf},
     process::Command,
@@ -13,7 +15,7 @@ use std::{
 };
 
 use declone::{
-    error::Kind,
+    error::{Error, Kind},
     hive::{
         Fate, Hive, HiveEdit, LogFormat, Opened, Replay, State, check, differences, edit, open,
         seal,
@@ -288,7 +290,7 @@ fn nothing_behind_a_missing_first_entry_is_applied() {
     let mut a = logs::new_log(&states[0], 10, &all[..1]);
     a[100] ^= 1;
     let why = refused(&torn(&states[0], 9), &[("a", &a), ("b", &b)]);
-    assert!(why.contains("come before entry 11"), "{why}");
+    assert!(why.contains("comes before entry 11"), "{why}");
     // A damaged header in front of later entries loses nothing that could be had.
     let a = logs::new_log(&states[0], 10, &all[..1]);
     let mut b = b;
@@ -359,6 +361,20 @@ fn a_damaged_base_block_is_taken_from_the_latest_log_alone() {
         refused(&primary, &[]);
         refused(&primary, &[("zero", &[0; 4096])]);
     }
+}
+
+#[test]
+fn entries_that_windows_would_pass_over_are_not_lost_in_silence() {
+    let states = states(5);
+    let all = entries(&states, 10);
+    let a = logs::new_log(&states[0], 10, &all[..2]);
+    let b = logs::new_log(&states[2], 12, &all[2..]);
+    let mut primary = torn(&states[0], 9);
+    primary[508] ^= 1;
+    primary.resize(states[4].len(), 0);
+    let why = refused(&primary, &[("a", &a), ("b", &b)]);
+    assert!(why.contains("found some in the other log only"), "{why}");
+    assert!(why.contains("hive offset 0x"), "{why}");
 }
 
 #[test]
@@ -709,7 +725,8 @@ fn sealing_says_when_the_hive_does_not_fit_and_changes_nothing_then() {
 
 #[test]
 fn differences_lead_from_one_to_the_other() {
-    let cases: [(&[u8], &[u8], &[Range<u64>]); 5] = [
+    type Case<'a> = (&'a [u8], &'a [u8], &'a [Range<u64>]);
+    let cases: [Case<'_>; 5] = [
         (&[1; 2048], &[1; 2048], &[]),
         (&[1; 1000], &[1; 1024], &[512..1024]),
         (&[1; 512], &[1; 1300], &[512..1300]),
@@ -787,8 +804,28 @@ fn any_crash_leaves_one_of_the_states_that_were() {
 }
 
 fn either_order<'a>(seed: u32, a: &'a [u8], b: &'a [u8]) -> [(&'static str, &'a [u8]); 2] {
-    let (first, second) = if seed % 2 == 0 { (a, b) } else { (b, a) };
+    let (first, second) = if seed.is_multiple_of(2) {
+        (a, b)
+    } else {
+        (b, a)
+    };
     [("1", first), ("2", second)]
+}
+
+/// Opens and gives the time it took: the least of three when the first took long, since the machine
+/// may be busy with something else.
+fn timed(primary: &[u8], given: &[(&str, &[u8])]) -> (Result<Opened, Error>, Duration) {
+    let begun = Instant::now();
+    let opened = open(primary, given);
+    let mut took = begun.elapsed();
+    for _ in 0..2 {
+        if took > Duration::from_millis(500) {
+            let begun = Instant::now();
+            let _ = open(primary, given);
+            took = took.min(begun.elapsed());
+        }
+    }
+    (opened, took)
 }
 
 /// Fields of headers, entries and vectors set to anything, hashes and checksums made right again.
@@ -826,8 +863,9 @@ fn consistent_nonsense_never_panics_and_never_takes_long() {
         if round % 5 == 0 {
             primary[400] ^= 1;
         }
-        let begun = Instant::now();
-        match open(&primary, &[("1", &log)]).expect("a hive") {
+        let (opened, took) = timed(&primary, &[("1", &log)]);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        match opened.expect("a hive") {
             Opened::Replayed { bytes, replay } => {
                 assert!(bytes.len() <= primary.len() + log.len());
                 assert_eq!(bytes.len() as u64, replay.len_after);
@@ -836,7 +874,6 @@ fn consistent_nonsense_never_panics_and_never_takes_long() {
             }
             _ => other += 1,
         }
-        assert!(begun.elapsed() < Duration::from_secs(1));
     }
     assert!(done > 300 && other > 300, "{done} replayed, {other} not");
 }
@@ -860,9 +897,10 @@ fn sample(directory: &Path, name: &str) -> Vec<u8> {
     output.stdout
 }
 
-/// Primary, its logs; then what yarp made of them: keys, values, length of the sectors changed, first
-/// bytes of the digest.
-const DIRTY: [(&str, [&str; 2], u64, u64, u64, &str); 3] = [
+/// A primary, its logs; then what yarp made of them: keys, values, length of the sectors changed,
+/// first bytes of the digest.
+type Sample = (&'static str, [&'static str; 2], u64, u64, u64, &'static str);
+const DIRTY: [Sample; 3] = [
     (
         "dirty_win10_SYSTEM_B",
         ["dirty_win10_SYSTEM_B.LOG1", "dirty_win10_SYSTEM_B.LOG2"],
@@ -937,6 +975,17 @@ fn real_dirty_hives_become_what_an_independent_replay_made_of_them() {
         let (swapped, _) = replayed(&primary, &[("LOG2", &two), ("LOG1", &one)]);
         assert!(swapped == bytes, "{name}: the order of the logs mattered");
 
+        // The earlier log of two is not in the primary yet: without a base block there is no way back.
+        let mut headless = primary.clone();
+        headless[508] ^= 1;
+        match open(&headless, &[("LOG1", &one), ("LOG2", &two)]).expect("a hive") {
+            Opened::Replayed { bytes: other, .. } => assert!(other == bytes, "{name}"),
+            Opened::Refused { why, .. } => {
+                assert!(why.to_string().contains("other log only"), "{name}: {why}");
+            }
+            Opened::Clean { .. } => panic!("{name}"),
+        }
+
         let mut sealed = bytes.clone();
         seal(&mut sealed, &replay, replay.len_before).expect("it fits");
         let again = open(&sealed, &[("LOG1", &one), ("LOG2", &two)]).expect("a hive");
@@ -972,17 +1021,23 @@ fn the_stale_log_beside_a_real_clean_hive_is_not_applied() {
     check(&bytes).expect("a sound hive");
 }
 
-/// Random bytes of the logs (and sometimes of the primary's base block) flipped.
-/// `DECLONE_LOG_MUTATIONS` sets the number per set of samples.
+/// A fingerprint of a whole file.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Random bytes of the logs (and now and then of the primary's base block) flipped: what comes out is
+/// a state that the hive was in, or nothing. `DECLONE_LOG_MUTATIONS` sets the number per sample.
 #[test]
-fn damaged_real_logs_never_panic_and_give_a_sound_hive_or_a_refusal() {
+fn damaged_real_logs_give_a_state_that_was_or_a_refusal() {
     let Some(directory) = samples() else {
         println!("not run: DECLONE_SAMPLES is not set");
         return;
     };
-    let rounds = std::env::var("DECLONE_LOG_MUTATIONS").map_or(40, |n| {
-        n.parse().expect("DECLONE_LOG_MUTATIONS is a number")
-    });
+    let rounds =
+        std::env::var("DECLONE_LOG_MUTATIONS").map_or(40, |n| n.parse().expect("a number"));
     let mut sets: Vec<(&str, Vec<&str>)> = DIRTY
         .iter()
         .map(|(name, logs, ..)| (*name, logs.to_vec()))
@@ -994,49 +1049,51 @@ fn damaged_real_logs_never_panic_and_give_a_sound_hive_or_a_refusal() {
             primary = logs::with_sequence(&primary, 132, 131);
         }
         let mut files: Vec<Vec<u8>> = names.iter().map(|n| sample(&directory, n)).collect();
-        let used: Vec<usize> = files.iter().map(|f| f.len().min(600 << 10)).collect();
+        let mut states = HashMap::new();
+        let mut state = primary.clone();
+        let mut all: Vec<&[u8]> = files.iter().flat_map(|log| logs::entries(log)).collect();
+        // The older entries of NTUSER's second log are in its primary already.
+        let finished = u32::from_le_bytes(primary[8..12].try_into().expect("four bytes"));
+        all.retain(|entry| u32::from_le_bytes(entry[12..16].try_into().expect("4")) >= finished);
+        for entry in all {
+            let sequence = logs::apply(&mut state, entry);
+            states.insert(sequence, fingerprint(&state));
+        }
         let mut random = Random(0x10c5_0003);
         let (mut counts, mut slowest) = ([0_u32; 3], Duration::ZERO);
         for _ in 0..rounds {
             let mut undo = Vec::new();
+            let base_too = random.below(8) == 0;
             for _ in 0..1 + random.below(3) {
-                let file = random.below(files.len() * 8 + 1);
-                let (bytes, at) = match files.get_mut(file % (names.len() + 1)) {
+                let file = random.below(files.len() + usize::from(base_too));
+                let (bytes, at) = match files.get_mut(file) {
                     Some(bytes) => {
                         let at = match random.below(4) {
                             0 => random.below(600),
-                            1 => {
-                                random.below(used[file % (names.len() + 1)]) / 512 * 512
-                                    + random.below(64)
-                            }
+                            1 => random.below(bytes.len()) / 512 * 512 + random.below(64),
                             _ => random.below(bytes.len()),
                         };
                         (bytes, at)
                     }
                     None => (&mut primary, random.below(512)),
                 };
-                let Some(byte) = bytes.get_mut(at) else {
-                    continue;
-                };
-                undo.push((file % (names.len() + 1), at, *byte));
-                *byte ^= 1 << random.below(8);
+                undo.push((file, at, bytes[at]));
+                bytes[at] ^= 1 << random.below(8);
             }
             let given: Vec<(&str, &[u8])> = names
                 .iter()
                 .zip(&files)
                 .map(|(name, bytes)| (*name, bytes.as_slice()))
                 .collect();
-            let begun = Instant::now();
-            let opened = open(&primary, &given);
-            slowest = slowest.max(begun.elapsed());
+            let (opened, took) = timed(&primary, &given);
+            slowest = slowest.max(took);
             match opened {
-                Ok(Opened::Replayed { bytes, .. }) => {
+                Ok(Opened::Replayed { bytes, replay }) => {
                     counts[0] += 1;
-                    assert!(bytes.len() <= primary.len() + (4 << 20));
-                    assert_eq!(
-                        Hive::open(&bytes).map(|h| h.state()).ok(),
-                        Some(State::Clean)
-                    );
+                    if undo.iter().all(|(file, ..)| *file < files.len()) {
+                        let wanted = states.get(&replay.sequence).copied();
+                        assert_eq!(Some(fingerprint(&bytes)), wanted, "{name}: {undo:x?}");
+                    }
                 }
                 Ok(Opened::Refused { .. }) => counts[1] += 1,
                 Ok(Opened::Clean { .. }) | Err(_) => counts[2] += 1,

@@ -142,6 +142,38 @@ pub fn step(before: &[u8], after: &[u8], sequence: u32) -> Vec<u8> {
     entry(sequence, 0, after.len() - BINS, &pages)
 }
 
+/// The entries of a real log, one after the other, as long as their numbers follow each other.
+pub fn entries(log: &[u8]) -> Vec<&[u8]> {
+    let get = |at: usize| u32::from_le_bytes(log[at..at + 4].try_into().unwrap());
+    let (mut at, mut out) = (512, Vec::new());
+    let mut sequence = get(4);
+    while log.get(at..at + 4) == Some(b"HvLE") && get(at + 12) == sequence {
+        let len = get(at + 4) as usize;
+        out.push(&log[at..at + len]);
+        at += len;
+        sequence = sequence.wrapping_add(1);
+    }
+    out
+}
+
+/// Writes an entry's pages and what its base block becomes; gives its number.
+pub fn apply(hive: &mut [u8], entry: &[u8]) -> u32 {
+    let get = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().unwrap());
+    let count = get(20) as usize;
+    let mut from = 40 + 8 * count;
+    for i in 0..count {
+        let (at, len) = (get(40 + 8 * i) as usize, get(44 + 8 * i) as usize);
+        put::bytes(hive, BINS + at, &entry[from..from + len]);
+        from += len;
+    }
+    let sequence = get(12);
+    put::u32(hive, 4, sequence);
+    put::u32(hive, 8, sequence);
+    put::u32(hive, 40, get(16));
+    seal_header(hive);
+    sequence
+}
+
 /// A log of the new format of these entries. The base block is `hive`'s.
 pub fn new_log(hive: &[u8], sequence: u32, entries: &[Vec<u8>]) -> Vec<u8> {
     let mut log = header(hive, 6, sequence);

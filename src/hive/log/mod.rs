@@ -1,7 +1,8 @@
 //! Transaction logs: what a hive is once the write that was interrupted is finished.
 //!
 //! In: the bytes of a primary file and of the logs beside it. Out: [`Opened`]. Everything happens in
-//! memory; the primary's bytes are copied once, and only when a log applies.
+//! memory; the primary's bytes are copied once, and only when a log applies (twice for a moment when
+//! its base block is damaged and it has two logs).
 //!
 //! Two rules decide every doubt:
 //! 1. A log that Windows ignores (empty, damaged header, older than the primary) is ignored, and said

@@ -46,7 +46,7 @@ pub(super) fn read_run(bytes: &[u8], mut sequence: u32) -> Result<Run<'_>> {
     let mut at = entry::FIRST;
     // Every step goes on by 512 bytes at least.
     loop {
-        match read_entry(bytes, at, Some(sequence))? {
+        match read_entry(bytes, at, sequence)? {
             Found::Next(next, end) => {
                 entries.push(next);
                 at = end;
@@ -57,15 +57,22 @@ pub(super) fn read_run(bytes: &[u8], mut sequence: u32) -> Result<Run<'_>> {
     }
 }
 
-/// The number of the first entry, if its hashes are right.
-pub(super) fn first_sequence(bytes: &[u8]) -> Option<u32> {
-    match read_entry(bytes, entry::FIRST, None) {
-        Ok(Found::Next(first, _)) => Some(first.applied.sequence),
-        _ => None,
-    }
+/// The numbers of everything that is, or was, the beginning of an entry: its own fields are whole,
+/// its pages may not be. One short look per sector.
+pub(super) fn sequences(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    let view = View::new(bytes, "log entry");
+    (entry::FIRST..bytes.len())
+        .step_by(index(SECTOR))
+        .filter_map(move |at| {
+            let head = view.sub(at, entry::REFERENCES, "log entry").ok()?;
+            let hashed = head.get(0, entry::HASHED).ok()?;
+            let is_entry = hashed.starts_with(entry::SIGNATURE)
+                && head.u64(entry::HASH_2).ok()? == marvin32(hashed);
+            is_entry.then(|| head.u32(entry::SEQUENCE).ok()).flatten()
+        })
 }
 
-fn read_entry(bytes: &[u8], at: usize, sequence: Option<u32>) -> Result<Found<'_>> {
+fn read_entry(bytes: &[u8], at: usize, sequence: u32) -> Result<Found<'_>> {
     let end = |what: String| Ok(Found::End(format!("at log offset {at:#x}: {what}")));
     let whole = View::new(bytes, "log entry");
     let rest = bytes.len().saturating_sub(at);
@@ -80,9 +87,9 @@ fn read_entry(bytes: &[u8], at: usize, sequence: Option<u32>) -> Result<Found<'_
         ));
     }
     let found = head.u32(entry::SEQUENCE)?;
-    if let Some(expected) = sequence.filter(|expected| *expected != found) {
+    if found != sequence {
         return end(format!(
-            "log entry: sequence number {expected} expected, found {found}"
+            "log entry: sequence number {sequence} expected, found {found}"
         ));
     }
     let len = head.u32(entry::LEN)?;

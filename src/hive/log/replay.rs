@@ -4,7 +4,7 @@ use super::{
     Fate, LogFormat, LogReport, Opened, Page, Replay,
     format::{copy, first_bin},
     header::{Header, Identity, read_header},
-    new::{Entry, first_sequence, read_run},
+    new::{Entry, read_run, sequences},
     old,
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         read::{BaseBlock, State, checksum, read_base, read_image},
         record::offset,
     },
+    units::HiveOffset,
 };
 
 /// Numbers up to this far ahead are later, the others are earlier: sequence numbers wrap.
@@ -86,6 +87,8 @@ struct Plan<'a> {
     flags: Option<u32>,
     /// In the order of writing.
     pages: Vec<Page<'a>>,
+    /// Pages that Windows does not write although they come before: they must make no difference.
+    skipped: Vec<Page<'a>>,
 }
 
 /// Finishes the write that left `primary` dirty. `header` is `None` when the base block is damaged.
@@ -212,9 +215,10 @@ fn choose_new<'a>(
         }
     }
     candidates.sort_unstable();
-    if header.is_none() {
-        keep_latest(&mut candidates, logs)?;
-    }
+    let others = match header {
+        Some(_) => Vec::new(),
+        None => keep_latest(&mut candidates, logs)?,
+    };
     let reference = match (identity, candidates.first()) {
         (None, Some((_, i))) => logs
             .get(*i)
@@ -263,6 +267,13 @@ fn choose_new<'a>(
     for log in logs.iter_mut().filter(|log| log.is(LogFormat::Old)) {
         log.fate = Fate::NotUsed("the logs in use are of the new format".to_owned());
     }
+    let mut skipped = Vec::new();
+    for log in others.iter().filter_map(|i| logs.get(*i)) {
+        must_belong(reference.as_ref(), log)?;
+        let sequence = log.header.as_ref().map_or(0, |header| header.sequence);
+        let run = read_run(log.bytes, sequence).at("log", log.name)?;
+        skipped.extend(run.entries.into_iter().flat_map(|entry| entry.pages));
+    }
     let base_from = header.is_none().then_some(*first_log);
     let (sequence, bins_len) = (last.applied.sequence, last.applied.bins_len);
     let flags = Some(last.flags);
@@ -274,14 +285,17 @@ fn choose_new<'a>(
         bins_len,
         flags,
         pages: pages.collect(),
+        skipped,
     }))
 }
 
-/// With a damaged base block Windows takes the log with the latest entries, and that one alone.
-fn keep_latest(candidates: &mut Vec<(u32, usize)>, logs: &mut [Log<'_>]) -> Result<()> {
+/// With a damaged base block Windows takes the log with the latest entries, and that one alone. Gives
+/// the earlier ones, in order.
+fn keep_latest(candidates: &mut Vec<(u32, usize)>, logs: &mut [Log<'_>]) -> Result<Vec<usize>> {
     let Some((latest, kept)) = candidates.last().copied() else {
-        return Ok(());
+        return Ok(Vec::new());
     };
+    let mut earlier = Vec::new();
     let others = std::mem::replace(candidates, vec![(latest, kept)]);
     let bytes = logs.get(kept).map(|log| log.bytes);
     for (ahead, i) in others.into_iter().filter(|(_, i)| *i != kept) {
@@ -296,8 +310,9 @@ fn keep_latest(candidates: &mut Vec<(u32, usize)>, logs: &mut [Log<'_>]) -> Resu
             "the hive's base block is damaged: only the log with the latest entries counts"
                 .to_owned(),
         );
+        earlier.push(i);
     }
-    Ok(())
+    Ok(earlier)
 }
 
 /// Entries of two logs with the same number must be the same.
@@ -326,12 +341,14 @@ fn nothing_is_missing(start: u32, first: u32, logs: &[Log<'_>]) -> Result<()> {
     let missing = logs
         .iter()
         .filter(|log| matches!(log.fate, Fate::Unusable(_)))
-        .filter_map(|log| Some((log, first_sequence(log.bytes)?)))
-        .find(|(_, sequence)| sequence.wrapping_sub(start) < first.wrapping_sub(start));
+        .find_map(|log| {
+            let before = |sequence: &u32| sequence.wrapping_sub(start) < first.wrapping_sub(start);
+            Some((log, sequences(log.bytes).find(before)?))
+        });
     match missing {
         Some((log, sequence)) => Err(Error::refused(format!(
-            "log header: a valid one expected, its entries from {sequence} on come before entry \
-             {first} of the other log"
+            "log header: a valid one expected, its entry {sequence} comes before entry {first}, \
+             the first that could be applied"
         ))
         .at("log", log.name)),
         None => Ok(()),
@@ -394,6 +411,7 @@ fn choose_old<'a>(
             bins_len: found.bins_len,
             flags: None,
             pages,
+            skipped: Vec::new(),
         };
         match &chosen {
             Some((_, other)) if is_same(other, &plan) => {
@@ -476,6 +494,7 @@ fn apply(primary: &[u8], plan: &Plan<'_>, logs: &[Log<'_>]) -> Result<Vec<u8>> {
         let at = BASE_LEN.saturating_add(page.at);
         put(&mut bytes, at, page.bytes, "hive")?;
     }
+    nothing_is_lost(primary, &bytes, plan)?;
     let base_from = plan.base_from.and_then(|i| logs.get(i));
     write_base(&mut bytes, plan, base_from)?;
     let (header, state) = read_base(&bytes)?;
@@ -496,6 +515,34 @@ fn apply(primary: &[u8], plan: &Plan<'_>, logs: &[Log<'_>]) -> Result<Vec<u8>> {
             .at("hive", "after the replay of its log"));
     }
     Ok(bytes)
+}
+
+/// Windows passes over the earlier of two logs when the base block is damaged. Real hives show that
+/// its pages need not be in the primary file yet; then what comes out would be a state that never was.
+fn nothing_is_lost(primary: &[u8], result: &[u8], plan: &Plan<'_>) -> Result<()> {
+    if plan.skipped.is_empty() {
+        return Ok(());
+    }
+    let mut whole = primary.to_vec();
+    whole.resize(result.len(), 0);
+    for page in plan.skipped.iter().chain(&plan.pages) {
+        let at = BASE_LEN.saturating_add(page.at);
+        // A page behind the end belonged to a hive that has shrunk since.
+        if page
+            .end()
+            .is_some_and(|end| end <= result.len().saturating_sub(BASE_LEN))
+        {
+            put(&mut whole, at, page.bytes, "hive")?;
+        }
+    }
+    match whole.iter().zip(result).position(|(a, b)| a != b) {
+        Some(at) => Err(Error::refused(
+            "hive: with its base block damaged, every entry before the latest log expected in the \
+             file, found some in the other log only",
+        )
+        .at("hive offset", HiveOffset(count(at)))),
+        None => Ok(()),
+    }
 }
 
 /// The base block of the result: the primary's, or a log's copy where that is damaged.
