@@ -283,6 +283,17 @@ pub trait FileTree: fmt::Debug + Send + Sync {
         )))
     }
 
+    /// Fills the main data stream with zeros over its whole allocation: what it holds, what lies
+    /// behind its initialised length and behind its end. Lengths and everything else stay. Says how
+    /// many bytes were not zero.
+    fn erase(&self, id: FileId) -> Result<u64> {
+        let _ = id;
+        Err(Error::internal(format!(
+            "{}: this tree is read-only",
+            self.label()
+        )))
+    }
+
     /// Removes files with all their names and streams, frees and zeroes what they owned, wipes the
     /// slack of their records, neighbours' indexes and parents. All or nothing is the caller's:
     /// on an error the overlay is thrown away.

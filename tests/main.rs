@@ -15,6 +15,7 @@ mod cases_ntfs_read;
 mod clean;
 mod cli;
 mod damage;
+mod dirty;
 mod disks;
 mod faults;
 mod fixtures;

@@ -26,7 +26,7 @@ pub enum Role {
     Live(usize),
     /// A copy that Windows or a person can put back, with what it is called.
     Copy(&'static str),
-    /// A transaction log of a hive.
+    /// A transaction log, by its name.
     Log,
 }
 
@@ -50,7 +50,13 @@ pub struct HiveFile {
     pub role: Role,
     /// What is in it.
     pub shape: Shape,
+    /// Its transaction logs: in the same directory, with the hive's name and `.LOG`, `.LOG1`,
+    /// `.LOG2`.
+    pub logs: Vec<FileEntry>,
 }
+
+/// What a log's name has more than its hive's.
+const LOG_ENDINGS: [&str; 3] = [".LOG", ".LOG1", ".LOG2"];
 
 /// The names by which hives and their copies are found in one pass over the volume.
 #[must_use]
@@ -59,6 +65,7 @@ pub fn patterns() -> Vec<NamePattern> {
         NamePattern::exact("SOFTWARE"),
         NamePattern::prefix("SOFTWARE."),
         NamePattern::exact("_REGISTRY_MACHINE_SOFTWARE"),
+        NamePattern::prefix("_REGISTRY_MACHINE_SOFTWARE."),
     ]
 }
 
@@ -111,19 +118,50 @@ pub fn recognise(
             entry: entry.clone(),
             role,
             shape,
+            logs: Vec::new(),
         });
+    }
+    let logs: Vec<FileEntry> = files
+        .iter()
+        .filter(|file| file.role == Role::Log)
+        .map(|file| file.entry.clone())
+        .collect();
+    for file in files.iter_mut().filter(|file| file.role != Role::Log) {
+        let own = |log: &&FileEntry| is_log_of(log, &file.entry);
+        file.logs = logs.iter().filter(own).cloned().collect();
     }
     Ok((installations, files))
 }
 
+/// The hive's name in this name, if it is a log's.
+fn hive_name(log: &Name) -> Option<Name> {
+    LOG_ENDINGS.iter().find_map(|ending| {
+        let at = log.units().len().checked_sub(ending.len())?;
+        let (stem, rest) = log.units().split_at(at);
+        let is_log = Name(rest.to_vec()).eq_ascii(ending) && !stem.is_empty();
+        is_log.then(|| Name(stem.to_vec()))
+    })
+}
+
+fn is_log_of(log: &FileEntry, hive: &FileEntry) -> bool {
+    let beside = |log: &WinPath, hive: &WinPath| {
+        let (Some((log, log_dir)), Some((hive, hive_dir))) =
+            (log.0.split_last(), hive.0.split_last())
+        else {
+            return false;
+        };
+        log_dir == hive_dir && hive_name(log).is_some_and(|name| name.eq_registry(hive))
+    };
+    log.paths
+        .iter()
+        .any(|log| hive.paths.iter().any(|hive| beside(log, hive)))
+}
+
 fn role_of_copy(entry: &FileEntry) -> Role {
     let any = |tail: &[&str]| entry.paths.iter().any(|path| ends_with(&path.0, tail));
-    let is_log = entry.names.iter().any(|name| {
-        ["SOFTWARE.LOG", "SOFTWARE.LOG1", "SOFTWARE.LOG2"]
-            .iter()
-            .any(|log| name.eq_ascii(log))
-    });
-    if is_log {
+    // Not by its DOS alias: that of "Software.logbook" ends like a log's name.
+    let mut names = entry.paths.iter().filter_map(|path| path.0.last());
+    if names.any(|name| hive_name(name).is_some()) {
         Role::Log
     } else if any(&["RegBack", "SOFTWARE"]) || any(&["RegBack", "SOFTWARE.OLD"]) {
         Role::Copy("RegBack copy")

@@ -1,0 +1,441 @@
+//! Hives that were not written back completely: replayed, cleaned and sealed; or refused, or taken
+//! as they are on disk because the user says so. Copies of hives, and logs that are not theirs.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::Path,
+};
+
+use declone::hive::{Fate, Opened, check, open};
+
+use crate::{
+    machine::{self, CLIENT, HIVE},
+    oracle,
+    run::{Ran, arg, declone, digest, scratch},
+    support::{
+        hive_builder::{HiveBuilder, Kind, Residue},
+        hive_log_builder as logs,
+        ntfs_builder::NtfsBuilder,
+    },
+};
+
+const OLD: &str = "0A1B2C3D-1111-4AAA-8BBB-0123456789AB";
+const NEW: &str = "F9E8D7C6-2222-4CCC-9DDD-BA9876543210";
+/// Only ever between two entries of a log.
+const BETWEEN: &str = "77777777-3333-4EEE-8FFF-0A0B0C0D0E0F";
+const VALUE: &str = "SMS Unique Identifier";
+
+/// A SOFTWARE hive with this identity, or with something of the same length in its place.
+fn state(guid: Option<&str>) -> Vec<u8> {
+    describe(guid).build()
+}
+
+fn describe(guid: Option<&str>) -> HiveBuilder {
+    let mut hive = HiveBuilder::new(5);
+    let (name, text) = match guid {
+        Some(guid) => (VALUE, format!("GUID:{guid}")),
+        None => ("SMS Unique Identifiez", "-".repeat(41)),
+    };
+    hive.key(CLIENT)
+        .dword("Log File Size", 1)
+        .string(name, &text);
+    for i in 0..60 {
+        hive.key(&format!(r"Classes\.ext{i:03}\OpenWithList"))
+            .string("", &format!("program {i}"))
+            .value("blob", Kind::Binary, &vec![i as u8 + 1; 40 + i * 17]);
+    }
+    // What the replayed state keeps in a free cell is erased, too.
+    if let Some(guid) = guid {
+        let stale: Vec<u8> = guid.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        hive.residue(Residue::FreeCell(stale));
+    } else {
+        hive.residue(Residue::FreeCell(vec![0x5A; 72]));
+    }
+    hive
+}
+
+/// XP: a log of the old format, written to its end, and a primary of which nothing was.
+fn old_format(before: &[u8], after: &[u8]) -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
+    let log = logs::old_log(before, after, 1, 7, 4096);
+    (
+        logs::with_sequence(before, 8, 7),
+        vec![(".LOG", log), (".LOG1", Vec::new())],
+    )
+}
+
+/// 8.1 and later: a write in each of two logs.
+fn new_format(before: &[u8], after: &[u8]) -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
+    let middle = state(Some(BETWEEN));
+    let first = logs::new_log(before, 10, &[logs::step(before, &middle, 10)]);
+    let second = logs::new_log(&middle, 11, &[logs::step(&middle, after, 11)]);
+    (
+        logs::with_sequence(before, 10, 9),
+        vec![(".LOG1", second), (".LOG2", first)],
+    )
+}
+
+/// A volume with this hive at `path` and its logs beside it, and neighbours that stay.
+fn volume(path: &str, primary: &[u8], logs: &[(&str, Vec<u8>)]) -> NtfsBuilder {
+    let mut v = NtfsBuilder::new(16 << 20);
+    put(&mut v, path, primary, logs);
+    v.file(
+        r"\WINDOWS\system32\config\SYSTEM",
+        HiveBuilder::new(5).build(),
+    );
+    v.file(r"\WINDOWS\system32\config\SYSTEM.LOG", vec![0x33; 1024]);
+    // Another hive's log in the same directory, and what is no log at all.
+    v.file(r"\WINDOWS\system32\config\SOFTWARE.OLD", state(None));
+    v.file(
+        r"\WINDOWS\system32\config\SOFTWARE.OLD.LOG",
+        logs::old_log(&state(None), &state(None), 1, 3, 4096),
+    );
+    v.file(r"\tools\software.log", "installed\r\n");
+    v
+}
+
+fn put(v: &mut NtfsBuilder, path: &str, primary: &[u8], logs: &[(&str, Vec<u8>)]) {
+    v.file(path, primary.to_vec());
+    for (ending, log) in logs {
+        let tail: Vec<u8> = OLD.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let entry = v.file(&format!("{path}{ending}"), log.clone());
+        if log.len() % 4096 != 0 && log.len() > 4096 {
+            entry.cluster_tail(&tail);
+        }
+    }
+}
+
+struct Images {
+    dir: tempfile::TempDir,
+    image: std::path::PathBuf,
+    out: std::path::PathBuf,
+    records: HashMap<String, u64>,
+}
+
+impl Images {
+    fn new(volume: &NtfsBuilder) -> Self {
+        let dir = scratch();
+        let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
+        let records = machine::write(volume, &image);
+        Self {
+            dir,
+            image,
+            out,
+            records,
+        }
+    }
+
+    fn file(&self, image: &Path, path: &str) -> Vec<u8> {
+        oracle::read_record(image, self.records[path.trim_start_matches('\\')])
+    }
+
+    fn scan(&self) -> serde_json::Value {
+        declone(&["scan", arg(&self.image), "--json", "-"]).json()["images"][0].clone()
+    }
+
+    /// Refused with exit 3, by every road; nothing changes, nothing is left behind.
+    #[track_caller]
+    fn refused(&self, more: &[&str]) -> Ran {
+        let before = digest(&self.image);
+        let run = |args: &[&str]| declone(&[args, more].concat()).exits(3);
+        run(&["clean", arg(&self.image), "-n"]);
+        run(&["clean", arg(&self.image), "--in-place"]);
+        let ran = run(&["clean", arg(&self.image), "-o", arg(&self.out)]);
+        assert_eq!(digest(&self.image), before);
+        assert_eq!(fs::read_dir(self.dir.path()).unwrap().count(), 1);
+        ran
+    }
+
+    /// Cleans to a copy and in place: the same bytes. Then everything that must hold whatever the
+    /// hive was.
+    #[track_caller]
+    fn cleaned(&self, more: &[&str], changed: &[String], guids: &[&str]) -> Ran {
+        let before = digest(&self.image);
+        let clean = ["clean", arg(&self.image), "-o", arg(&self.out)];
+        let ran = declone(&[&clean, more].concat()).exits(0);
+        assert_eq!(digest(&self.image), before, "the input stays as it is");
+        let own = self.dir.path().join("own.img");
+        fs::copy(&self.image, &own).unwrap();
+        declone(&[&["clean", arg(&own), "--in-place"], more].concat()).exits(0);
+        assert_eq!(digest(&own), digest(&self.out));
+
+        let bytes = fs::read(&self.out).unwrap();
+        for form in guids.iter().flat_map(|guid| oracle::guid_forms(guid)) {
+            assert_eq!(oracle::find_all(&bytes, &form), [0_usize; 0], "{form:02x?}");
+        }
+        let (was, is) = (
+            oracle::files_by_record(&self.image, &self.records),
+            oracle::files_by_record(&self.out, &self.records),
+        );
+        assert_eq!(lengths(&was), lengths(&is));
+        let mut other: Vec<&String> = is.keys().filter(|path| was[*path] != is[*path]).collect();
+        let mut changed: Vec<&String> = changed.iter().collect();
+        other.sort();
+        changed.sort();
+        assert_eq!(other, changed);
+        let again = self.dir.path().join("again.img");
+        let second = declone(&["clean", arg(&self.out), "-o", arg(&again)]).exits(0);
+        assert!(second.out.contains("Nothing to do"), "{}", second.out);
+        assert_eq!(digest(&again), digest(&self.out));
+        ran
+    }
+
+    /// The cleaned hive is `wanted` without the value, needs no log and takes none; its logs are
+    /// zeros.
+    #[track_caller]
+    fn holds(&self, path: &str, logs: &[(&str, Vec<u8>)], wanted: &[u8]) {
+        let hive = self.file(&self.out, path);
+        check(&hive).expect("a sound hive");
+        let given: Vec<(&str, &[u8])> = logs.iter().map(|(n, b)| (*n, b.as_slice())).collect();
+        match open(&hive, &given) {
+            // The original logs, put back, are not applied: the tree is what the file has.
+            Ok(Opened::Clean { logs }) => {
+                assert!(
+                    logs.iter()
+                        .all(|log| !matches!(log.fate, Fate::Applied { .. }))
+                );
+            }
+            other => panic!("a clean hive expected, found {other:?}"),
+        }
+        for (ending, log) in logs {
+            let now = self.file(&self.out, &format!("{path}{ending}"));
+            assert_eq!(now, vec![0; log.len()], "{ending}");
+        }
+        let value = format!("] {VALUE} =");
+        let want: Vec<String> = oracle::hive_lines(wanted)
+            .into_iter()
+            .filter(|line| !line.contains(&value))
+            .collect();
+        assert_eq!(oracle::hive_lines(&hive), want);
+    }
+}
+
+fn lengths(files: &BTreeMap<String, (u64, String)>) -> Vec<(&String, u64)> {
+    files.iter().map(|(path, (len, _))| (path, *len)).collect()
+}
+
+/// The hive and its logs that are not empty.
+fn written(path: &str, logs: &[(&str, Vec<u8>)]) -> Vec<String> {
+    let full = logs.iter().filter(|(_, log)| !log.is_empty());
+    std::iter::once(path.to_owned())
+        .chain(full.map(|(ending, _)| format!("{path}{ending}")))
+        .collect()
+}
+
+type Format = fn(&[u8], &[u8]) -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>);
+
+/// (view, has an image offset) of each finding of the value.
+fn views(scan: &serde_json::Value) -> Vec<(String, bool)> {
+    let mut views: Vec<(String, bool)> = scan["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["rule"] == "sms.uid")
+        .map(|finding| {
+            let places = finding["places"].to_string();
+            let view = finding["view"].as_str().unwrap_or("none").to_owned();
+            let evidence = finding["evidence"].as_str().unwrap();
+            assert_eq!(view == "both", !evidence.contains("only"), "{evidence}");
+            (view, places.contains("image offset"))
+        })
+        .collect();
+    views.sort();
+    views
+}
+
+fn replayed_and_cleaned(format: Format) {
+    let (none, old, new) = (state(None), state(Some(OLD)), state(Some(NEW)));
+    assert_eq!(
+        (none.len(), none.len()),
+        (old.len(), new.len()),
+        "no growth"
+    );
+    let seen = |view: &str| (view.to_owned(), view != "after_replay");
+    for (before, after, want) in [
+        (&none, &new, vec![seen("after_replay")]),
+        (&old, &none, vec![seen("on_disk")]),
+        (&old, &new, vec![seen("after_replay"), seen("on_disk")]),
+    ] {
+        let (primary, logs) = format(before, after);
+        let images = Images::new(&volume(HIVE, &primary, &logs));
+        let scan = images.scan();
+        assert_eq!(views(&scan), want);
+        let hive = scan["volumes"][0]["hives"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|hive| hive["path"] == HIVE)
+            .unwrap();
+        assert!(
+            hive["state"].as_str().unwrap().starts_with("dirty"),
+            "{hive}"
+        );
+        assert_eq!(hive["replay"]["usable"], true);
+        let text = declone(&["scan", arg(&images.image)]).exits(1).out;
+        assert!(text.contains("finished by its logs"), "{text}");
+        assert!(text.contains("on disk"), "{text}");
+        let ran = images.cleaned(&[], &written(HIVE, &logs), &[OLD, NEW]);
+        assert!(
+            ran.out.contains("its logs were replayed first"),
+            "{}",
+            ran.out
+        );
+        images.holds(HIVE, &logs, after);
+    }
+}
+
+#[test]
+fn an_xp_hive_is_finished_by_its_log_and_cleaned() {
+    replayed_and_cleaned(old_format);
+}
+
+#[test]
+fn a_later_hive_is_finished_by_both_logs_and_cleaned() {
+    replayed_and_cleaned(new_format);
+}
+
+#[test]
+fn the_same_identity_in_both_views_is_one_finding() {
+    let (before, mut after) = (state(Some(OLD)), describe(Some(OLD)));
+    after.key(CLIENT).dword("Log File Size", 2);
+    let (primary, logs) = old_format(&before, &after.build());
+    let images = Images::new(&volume(HIVE, &primary, &logs));
+    assert_eq!(views(&images.scan()), [("both".to_owned(), true)]);
+}
+
+#[test]
+fn a_dirty_hive_with_nothing_to_delete_is_not_written() {
+    let mut after = describe(None);
+    after.key(CLIENT).dword("Log File Size", 2);
+    let (primary, logs) = old_format(&state(None), &after.build());
+    let images = Images::new(&volume(HIVE, &primary, &logs));
+    let ran = declone(&["clean", arg(&images.image), "-o", arg(&images.out)]).exits(0);
+    assert!(
+        ran.out.contains("Nothing to do") && ran.out.contains("dirty"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(digest(&images.image), digest(&images.out));
+}
+
+#[test]
+fn a_hive_that_its_log_makes_larger_than_its_file_is_refused() {
+    let mut after = describe(Some(NEW));
+    after
+        .key(r"Microsoft\more")
+        .value("large", Kind::Binary, &[7; 9000]);
+    let (primary, logs) = old_format(&state(None), &after.build());
+    let images = Images::new(&volume(HIVE, &primary, &logs));
+    for more in [&[][..], &["--accept-dirty"]] {
+        let ran = images.refused(more);
+        assert!(ran.out.contains("never allocates"), "{}", ran.out);
+    }
+    let scan = declone(&["scan", arg(&images.image)]).exits(1);
+    assert!(
+        scan.out.contains("a clean would be refused"),
+        "{}",
+        scan.out
+    );
+}
+
+#[test]
+fn without_a_usable_log_the_user_decides() {
+    let (before, after) = (state(Some(OLD)), state(Some(NEW)));
+    let (primary, good) = old_format(&before, &after);
+    let mut torn = good.clone();
+    torn[0].1[508] ^= 1;
+    for logs in [Vec::new(), torn] {
+        let images = Images::new(&volume(HIVE, &primary, &logs));
+        let ran = images.refused(&[]);
+        for word in ["--accept-dirty", "8 and 7", "file \\WINDOWS", "partition"] {
+            assert!(ran.out.contains(word), "{word}: {}", ran.out);
+        }
+        let ran = images.cleaned(&["--accept-dirty"], &written(HIVE, &logs), &[OLD, NEW]);
+        assert!(
+            ran.out.contains("THIS HIVE IS TAKEN AS IT IS"),
+            "{}",
+            ran.out
+        );
+        assert!(ran.out.contains("EDITED AS IT WAS ON DISK"), "{}", ran.out);
+        images.holds(HIVE, &logs, &before);
+        let json = declone(&[
+            "clean",
+            arg(&images.image),
+            "-n",
+            "--accept-dirty",
+            "--json",
+            "-",
+        ])
+        .exits(0)
+        .json();
+        let report = &json["images"][0];
+        assert!(report["remarks"].to_string().contains("THIS HIVE IS TAKEN"));
+        assert!(
+            report["done"]["hives"]
+                .to_string()
+                .contains("EDITED AS IT WAS")
+        );
+    }
+}
+
+#[test]
+fn a_fault_in_a_log_is_named_down_to_the_image() {
+    let (before, after) = (state(Some(OLD)), state(Some(NEW)));
+    let (primary, logs) = old_format(&before, &after);
+    // A second log of the same write that says something else.
+    let other = logs::old_log(&before, &state(None), 1, 7, 4096);
+    let logs = [logs[0].clone(), (".LOG2", other)];
+    let images = Images::new(&volume(HIVE, &primary, &logs));
+    let ran = images.refused(&[]);
+    assert!(ran.out.contains("found two that differ"), "{}", ran.out);
+    assert!(ran.out.contains(r"SOFTWARE.LOG2"), "{}", ran.out);
+}
+
+#[test]
+fn a_dirty_copy_goes_the_same_road() {
+    let (none, old, new) = (state(None), state(Some(OLD)), state(Some(NEW)));
+    let clean = |v: &mut NtfsBuilder, copy: &str, primary: &[u8], logs: &[(&str, Vec<u8>)]| {
+        put(v, copy, primary, logs);
+        Images::new(v)
+    };
+    for copy in [
+        r"\WINDOWS\system32\config\RegBack\SOFTWARE",
+        r"\System Volume Information\_restore{1}\RP1\snapshot\_REGISTRY_MACHINE_SOFTWARE",
+        r"\WINDOWS\repair\software",
+    ] {
+        let usual = || volume(HIVE, &none, &[]);
+        // Its logs finish it, and it holds the identity only then.
+        let (primary, logs) = new_format(&none, &new);
+        let images = clean(&mut usual(), copy, &primary, &logs);
+        images.cleaned(&[], &written(copy, &logs), &[NEW]);
+        images.holds(copy, &logs, &new);
+        // Nothing finishes it, and nothing is found in it: listed, left.
+        let images = clean(&mut usual(), copy, &primary, &[]);
+        let ran = declone(&["clean", arg(&images.image), "-o", arg(&images.out)]).exits(0);
+        assert!(ran.out.contains("no log finishes it"), "{}", ran.out);
+        assert_eq!(digest(&images.image), digest(&images.out));
+        // Nothing finishes it, and the identity is in it.
+        let (primary, _) = new_format(&old, &new);
+        let images = clean(&mut usual(), copy, &primary, &[]);
+        images.refused(&[]);
+        images.cleaned(&["--accept-dirty"], &written(copy, &[]), &[OLD]);
+        images.holds(copy, &[], &old);
+    }
+}
+
+#[test]
+fn what_is_no_log_is_not_erased() {
+    let (primary, good) = old_format(&state(Some(OLD)), &state(Some(NEW)));
+    // Beside a clean hive: left and listed. Beside a dirty one: refused.
+    let diary = vec![(".LOG", b"Dear diary, ".repeat(90).clone())];
+    let images = Images::new(&volume(HIVE, &state(Some(OLD)), &diary));
+    let ran = images.cleaned(&[], &[HIVE.to_owned()], &[OLD]);
+    assert!(ran.out.contains("does not look like"), "{}", ran.out);
+    let images = Images::new(&volume(HIVE, &primary, &diary));
+    images.refused(&["--accept-dirty"]);
+    let mut linked = volume(HIVE, &primary, &good);
+    linked.link(&format!("{HIVE}.LOG"), r"\letter.txt");
+    let images = Images::new(&linked);
+    let ran = images.refused(&[]);
+    assert!(ran.out.contains("letter.txt"), "{}", ran.out);
+}
