@@ -206,6 +206,10 @@ pub fn recover_with(host: &mut dyn Host, steps: &[Step], digest: bool) -> Result
     let Some(bytes) = host.read_journal()? else {
         host.remove_temporary()
             .map_err(|e| Error::io("journal: removal of a temporary file", &e))?;
+        // A run may have been killed between the removal of its journal and the sync: what is not
+        // seen now could come back after a power cut, when the owner has long used the image.
+        host.sync_directory()
+            .map_err(|e| Error::io("journal: fsync of its directory", &e))?;
         return Ok(Recovered::Nothing);
     };
     let (bond, change) = journal::read_with(Role::Journal, &bytes, digest)?;
