@@ -117,9 +117,13 @@ impl Place {
 
     /// All bytes of the journal; `None` when there is none.
     pub fn read(&self, image: &HostFile) -> Result<Option<Vec<u8>>> {
+        self.read_name(&self.journal, image)
+    }
+
+    fn read_name(&self, name: &OsStr, image: &HostFile) -> Result<Option<Vec<u8>>> {
         let shown = escape(&self.path.display().to_string());
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&self.dir, &self.journal, flags, Mode::empty()) {
+        let file = match rustix::fs::openat(&self.dir, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(rustix::io::Errno::LOOP) => {
@@ -310,6 +314,7 @@ impl Host for InPlace {
             }
             other => other?,
         }
+        self.open = None;
         Ok(())
     }
 
@@ -318,14 +323,16 @@ impl Host for InPlace {
     }
 
     fn remove_temporary(&mut self) -> io::Result<()> {
-        self.open = None;
+        let made_here = self.open.take().is_some();
         let stat = match self.place.stat(&self.place.temporary) {
             Ok(stat) => stat,
             Err(rustix::io::Errno::NOENT) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
         let owner = self.image.file().metadata()?.uid();
-        if let Err(found) = check_ours(&stat, owner) {
+        if let Err(found) = check_ours(&stat, owner)
+            && !made_here
+        {
             return Err(io::Error::other(format!(
                 "{}: a temporary file of declone expected, {found}",
                 escape(&self.place.temporary.to_string_lossy())
@@ -348,5 +355,9 @@ impl Host for InPlace {
 
     fn read_journal(&mut self) -> Result<Option<Vec<u8>>> {
         self.place.read(&self.image)
+    }
+
+    fn read_temporary(&mut self) -> Result<Option<Vec<u8>>> {
+        self.place.read_name(&self.place.temporary, &self.image)
     }
 }

@@ -215,6 +215,41 @@ fn read_header(role: Role, view: &View<'_>) -> Result<(Bond, u64, u64, Sha)> {
     Ok((bond, view.u64(40)?, view.u64(48)?, view.array(56)?))
 }
 
+/// Checks that these bytes are the whole file of this very change. Costs no memory.
+pub fn check(role: Role, bytes: &[u8], change: &Change) -> Result<()> {
+    let (_, _, seal, _) = read_frame(role, &View::new(bytes, role.name()), true)?;
+    if bytes.len() as u64 != len(change) || seal != change.seal() {
+        return Err(damaged(
+            role,
+            "the change that was written expected, found another",
+        ));
+    }
+    Ok(())
+}
+
+/// Header, length and trailer; also returns where the trailer begins.
+fn read_frame(role: Role, view: &View<'_>, digest: bool) -> Result<(Bond, u64, Sha, usize)> {
+    let bad = |what: &str| damaged(role, what);
+    let (bond, count, len, seal) = read_header(role, view)?;
+    if len != view.len() as u64 {
+        return Err(bad(&format!(
+            "{len} bytes expected, found {} bytes",
+            view.len()
+        )));
+    }
+    let end = view
+        .len()
+        .checked_sub(TRAILER)
+        .filter(|end| *end >= HEADER)
+        .ok_or_else(|| bad("a trailer expected, found none"))?;
+    if digest && view.array::<TRAILER>(end)? != sha(view.get(0, end)?) {
+        return Err(bad(
+            "bytes that fit the digest at the end expected, found others",
+        ));
+    }
+    Ok((bond, count, seal, end))
+}
+
 /// Reads and checks the whole file. Whatever is wrong with it, nothing of it is used.
 pub fn read(role: Role, bytes: &[u8]) -> Result<(Bond, Change)> {
     read_with(role, bytes, true)
@@ -224,25 +259,9 @@ pub fn read(role: Role, bytes: &[u8]) -> Result<(Bond, Change)> {
 /// to see that it matters.
 #[doc(hidden)]
 pub fn read_with(role: Role, bytes: &[u8], digest: bool) -> Result<(Bond, Change)> {
-    let view = View::new(bytes, role.name());
-    let (bond, count, len, seal) = read_header(role, &view)?;
     let bad = |what: String| damaged(role, &what);
-    if len != bytes.len() as u64 {
-        return Err(bad(format!(
-            "{len} bytes expected, found {} bytes",
-            bytes.len()
-        )));
-    }
-    let end = bytes
-        .len()
-        .checked_sub(TRAILER)
-        .filter(|end| *end >= HEADER)
-        .ok_or_else(|| bad("a trailer expected, found none".to_owned()))?;
-    if digest && view.array::<TRAILER>(end)? != sha(view.get(0, end)?) {
-        return Err(bad(
-            "bytes that fit the digest at the end expected, found others".to_owned(),
-        ));
-    }
+    let view = View::new(bytes, role.name());
+    let (bond, count, seal, end) = read_frame(role, &view, digest)?;
     let body = view.sub(HEADER, end.saturating_sub(HEADER), role.name())?;
     let mut pages = Vec::new();
     let mut at = 0_usize;
@@ -370,6 +389,9 @@ mod tests {
             assert_eq!(bond, want_bond);
             assert_eq!(change.pages(), want.pages());
             assert_eq!(read_bond(role, &written(role)).unwrap(), want_bond);
+            check(role, &written(role), &want).unwrap();
+            let shorter = Change::without_old(want.pages()[..1].to_vec(), 8292).unwrap();
+            assert!(check(role, &written(role), &shorter).is_err());
         }
         assert!(read(Role::Undo, &written(Role::Journal)).is_err());
     }
@@ -382,6 +404,7 @@ mod tests {
                 let mut bad = good.clone();
                 bad[at] ^= bit;
                 assert!(read(Role::Journal, &bad).is_err(), "flip at {at}");
+                assert!(check(Role::Journal, &bad, &sample().1).is_err());
             }
             assert!(read(Role::Journal, &good[..at]).is_err(), "cut at {at}");
         }

@@ -53,6 +53,8 @@ pub trait Host {
     /// All bytes of the journal; `None` when there is none. Refuses what may not be ours: a link,
     /// another owner, a file that others may write.
     fn read_journal(&mut self) -> Result<Option<Vec<u8>>>;
+    /// The same of the temporary file.
+    fn read_temporary(&mut self) -> Result<Option<Vec<u8>>>;
 }
 
 /// One step of the protocol.
@@ -62,6 +64,10 @@ pub enum Step {
     WriteJournal,
     /// The journal's bytes become durable. Without it the name could outlive the contents.
     SyncJournal,
+    /// It is read and checked as recovery would do it. A host that gives files another
+    /// owner or mode (vfat, ntfs-3g, CIFS, NFS with squashed users), or that says it wrote and did
+    /// not, is found out while the image is still whole.
+    ReadJournal,
     /// It gets its name: from here on a crash is finished, not forgotten.
     Publish,
     /// The name becomes durable before the first byte of the image changes.
@@ -86,6 +92,7 @@ pub enum Step {
 pub const COMMIT: &[Step] = &[
     Step::WriteJournal,
     Step::SyncJournal,
+    Step::ReadJournal,
     Step::Publish,
     Step::SyncPublished,
     Step::CheckOld,
@@ -121,17 +128,22 @@ enum Reached {
     Durable,
 }
 
-/// Why a step failed. Holds no text: nothing is formatted while the image is half written.
+/// Why a step failed. Holds no text of its own: nothing is formatted while the image is half
+/// written.
 #[derive(Debug)]
 enum Failure {
     Host(io::Error),
+    /// The journal cannot be read back. Only before the image changes.
+    Journal(Error),
     Foreign(u64),
     Lying(u64),
 }
 
-/// Changes the image. `Ok`: it is new, durable and read back, and no journal is left. An error of
-/// kind `Io` or `Refused`: it is byte-identical to what it was. Of kind `Interrupted`: a journal is
-/// left, and [`recover`] finishes it.
+/// Changes the image. `Ok`: it is new, durable and read back, and no journal is left or can come
+/// back. An error of kind `Io` or `Refused`: it is byte-identical to what it was, durably, and no
+/// journal is left or can come back. Of kind `Interrupted`: only [`recover`] can tell. It finishes
+/// the journal; or finds none, if only the sync after its removal had failed, and then the image is
+/// the old or the new one as a whole.
 pub fn commit(host: &mut dyn Host, bond: &Bond, change: &Change) -> Result<()> {
     run(host, bond, change, COMMIT)
 }
@@ -206,6 +218,10 @@ pub fn recover_with(host: &mut dyn Host, steps: &[Step], digest: bool) -> Result
     let Some(bytes) = host.read_journal()? else {
         host.remove_temporary()
             .map_err(|e| Error::io("journal: removal of a temporary file", &e))?;
+        // A run may have been killed between the removal of its journal and the sync: what is not
+        // seen now could come back after a power cut, when the owner has long used the image.
+        host.sync_directory()
+            .map_err(|e| Error::io("journal: fsync of its directory", &e))?;
         return Ok(Recovered::Nothing);
     };
     let (bond, change) = journal::read_with(Role::Journal, &bytes, digest)?;
@@ -250,6 +266,11 @@ fn perform(
             })?;
         }
         Step::SyncJournal => host.sync_journal()?,
+        Step::ReadJournal => {
+            let bytes = host.read_temporary().map_err(Failure::Journal)?;
+            journal::check(Role::Journal, &bytes.unwrap_or_default(), change)
+                .map_err(Failure::Journal)?;
+        }
         Step::Publish => {
             host.publish()?;
             *reached = Reached::Published;
@@ -312,9 +333,20 @@ fn back_out(
     let undone = match reached {
         Reached::Nothing => true,
         Reached::Temporary => {
+            // A rename can fail after its work: an answer that was lost on the way.
+            let published = match step {
+                Step::Publish => host.read_journal().map(|journal| {
+                    journal
+                        .is_some_and(|bytes| journal::check(Role::Journal, &bytes, change).is_ok())
+                }),
+                _ => Ok(false),
+            };
             // Left behind, it is ignored and replaced.
             host.remove_temporary().ok();
-            true
+            match published {
+                Ok(published) => !published || withdraw(host),
+                Err(_) => false,
+            }
         }
         Reached::Published => withdraw(host),
         Reached::Patched(count) => put_back(host, change, count, buffer) && withdraw(host),
@@ -327,6 +359,18 @@ fn back_out(
         Failure::Host(error) => Error::io(doing(step), error).advise(
             "the image is as it was; find out what is wrong with the disk that holds it, then try \
              again",
+        ),
+        Failure::Journal(error) => Error::new(
+            if error.kind() == Kind::Refused {
+                Kind::Refused
+            } else {
+                Kind::Io
+            },
+            format!("journal, read back before it is needed: {}", error.what()),
+        )
+        .advise(
+            "the image is as it was; the file system beside it does not keep a journal as it was \
+             written: work on another disk, or write a cleaned copy with -o OUT",
         ),
         Failure::Foreign(offset) => foreign(
             *offset,
@@ -384,6 +428,7 @@ fn foreign(offset: u64, advice: &str) -> Error {
 fn interrupted(step: Step, failure: &Failure) -> Error {
     let (why, offset) = match failure {
         Failure::Host(error) => (error.to_string(), None),
+        Failure::Journal(error) => (error.what().to_owned(), None),
         Failure::Foreign(offset) => ("found other bytes".to_owned(), Some(*offset)),
         Failure::Lying(offset) => (
             "what was written was not read back".to_owned(),
@@ -406,6 +451,7 @@ fn doing(step: Step) -> &'static str {
         Step::SyncJournal => "journal: fsync",
         Step::Publish => "journal: rename",
         Step::SyncPublished => "journal: fsync of its directory",
+        Step::ReadJournal => "journal: read back",
         Step::CheckOld | Step::CheckResumable => "image: read",
         Step::Patch => "image: write",
         Step::SyncImage => "image: fsync",

@@ -6,7 +6,7 @@ use crate::{
     apply::{
         change::Change,
         host::{InPlace, Place},
-        interrupt,
+        interrupt::{self, Hold},
         protocol::{self, Recovered},
         undo,
     },
@@ -55,6 +55,8 @@ pub(super) struct Writable {
     in_place: InPlace,
     /// The change that was finished on opening.
     pub(super) finished: Option<Change>,
+    /// Kept from finishing it: a signal would otherwise end the program as if nothing had changed.
+    hold: Option<Hold>,
 }
 
 impl Writable {
@@ -66,6 +68,7 @@ impl Writable {
             in_place: InPlace::new(host.clone(), place),
             host,
             finished: None,
+            hold: None,
         })
     }
 
@@ -78,8 +81,11 @@ impl Writable {
         report.phase = Phase::Writing;
         let recovered = protocol::recover(&mut self.in_place);
         drop(lease);
-        if recovered.is_ok() {
-            hold.release();
+        match &recovered {
+            Ok(Recovered::Finished { .. }) => self.hold = Some(hold),
+            // Never released.
+            Err(error) if error.kind() == Kind::Interrupted => {}
+            _ => hold.release(),
         }
         report.phase = match &recovered {
             Err(error) if error.kind() == Kind::Interrupted => Phase::Writing,
@@ -103,6 +109,9 @@ impl Writable {
             // From here on the image is what it was when this run began its own work.
             self.host.accept_changes()?;
             report.phase = Phase::Untouched;
+            if let Some(hold) = self.hold.take() {
+                hold.release();
+            }
         }
         Ok(())
     }
