@@ -45,13 +45,11 @@ fn describe(guid: Option<&str>) -> HiveBuilder {
             .string("", &format!("program {i}"))
             .value("blob", Kind::Binary, &vec![i as u8 + 1; 40 + i * 17]);
     }
-    // What the replayed state keeps in a free cell is erased, too.
-    if let Some(guid) = guid {
-        let stale: Vec<u8> = guid.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        hive.residue(Residue::FreeCell(stale));
-    } else {
-        hive.residue(Residue::FreeCell(vec![0x5A; 72]));
-    }
+    // As Windows leaves it: freed, not erased.
+    let stale = guid.unwrap_or(OLD).encode_utf16();
+    hive.residue(Residue::FreeCell(
+        stale.flat_map(u16::to_le_bytes).collect(),
+    ));
     hive
 }
 
@@ -85,10 +83,11 @@ fn volume(path: &str, primary: &[u8], logs: &[(&str, Vec<u8>)]) -> NtfsBuilder {
     );
     v.file(r"\WINDOWS\system32\config\SYSTEM.LOG", vec![0x33; 1024]);
     // Another hive's log in the same directory, and what is no log at all.
-    v.file(r"\WINDOWS\system32\config\SOFTWARE.OLD", state(None));
+    let old = HiveBuilder::new(5).build();
+    v.file(r"\WINDOWS\system32\config\SOFTWARE.OLD", old.clone());
     v.file(
         r"\WINDOWS\system32\config\SOFTWARE.OLD.LOG",
-        logs::old_log(&state(None), &state(None), 1, 3, 4096),
+        logs::old_log(&old, &old, 1, 3, 4096),
     );
     v.file(r"\tools\software.log", "installed\r\n");
     v
@@ -295,6 +294,25 @@ fn a_later_hive_is_finished_by_both_logs_and_cleaned() {
 }
 
 #[test]
+fn an_nt4_hive_is_finished_by_its_log_and_cleaned() {
+    replayed_and_cleaned(|before, after| {
+        let log = logs::old_log(before, after, 2, 7, 512);
+        (logs::with_sequence(before, 8, 7), vec![(".LOG", log)])
+    });
+}
+
+#[test]
+fn a_hive_with_a_torn_base_block_is_finished_by_its_log_and_cleaned() {
+    replayed_and_cleaned(|before, after| {
+        let (before, after) = (logs::with_time(before, 77), logs::with_time(after, 77));
+        let log = logs::old_log(&before, &after, 1, 8, 4096);
+        let mut primary = logs::with_sequence(&before, 8, 8);
+        primary[508] ^= 0x55;
+        (primary, vec![(".LOG", log)])
+    });
+}
+
+#[test]
 fn the_same_identity_in_both_views_is_one_finding() {
     let (before, mut after) = (state(Some(OLD)), describe(Some(OLD)));
     after.key(CLIENT).dword("Log File Size", 2);
@@ -403,7 +421,7 @@ fn a_dirty_copy_goes_the_same_road() {
         r"\System Volume Information\_restore{1}\RP1\snapshot\_REGISTRY_MACHINE_SOFTWARE",
         r"\WINDOWS\repair\software",
     ] {
-        let usual = || volume(HIVE, &none, &[]);
+        let usual = || volume(HIVE, &HiveBuilder::new(5).build(), &[]);
         // Its logs finish it, and it holds the identity only then.
         let (primary, logs) = new_format(&none, &new);
         let images = clean(&mut usual(), copy, &primary, &logs);
@@ -421,6 +439,131 @@ fn a_dirty_copy_goes_the_same_road() {
         images.cleaned(&["--accept-dirty"], &written(copy, &[]), &[OLD]);
         images.holds(copy, &[], &old);
     }
+}
+
+#[test]
+fn saved_hives_under_other_names_are_cleaned_and_what_is_none_is_left() {
+    let mut v = volume(HIVE, &state(None), &[]);
+    let (primary, logs) = new_format(&state(None), &state(Some(NEW)));
+    let saved = r"\backup\Before SMS.hiv";
+    put(&mut v, saved, &primary, &logs);
+    v.file(r"\backup\cut.HIV", &b"regf, but only its name"[..]);
+    v.file(r"\backup\text.hiv", "no hive at all");
+    let images = Images::new(&v);
+    let ran = images.cleaned(&[], &written(saved, &logs), &[NEW, BETWEEN]);
+    assert!(
+        ran.out.contains("cut.HIV") && !ran.out.contains("text.hiv"),
+        "{}",
+        ran.out
+    );
+    images.holds(saved, &logs, &state(Some(NEW)));
+}
+
+#[test]
+fn what_no_rule_looks_into_is_named() {
+    let mut v = volume(HIVE, &state(Some(OLD)), &[]);
+    let old: Vec<u8> = OLD.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut kernel = vec![0; 9000];
+    kernel[5000..5000 + old.len()].copy_from_slice(&old);
+    let txr = r"\WINDOWS\system32\config\TxR\{6cced2f1}.TxR.0.regtrans-ms";
+    v.file(txr, kernel);
+    v.file(
+        r"\WINDOWS\system32\config\TxR\{6cced2f1}.TxR.blf",
+        vec![1; 900],
+    );
+    v.file(r"\Users\a\NTUSER.DAT{0}.TM.blf", vec![1; 900]);
+    v.file(
+        r"\WINDOWS\repair\software._",
+        &b"SZDD\x88\xf0\x27\x33A\0\x10\0\0\0"[..],
+    );
+    v.file(r"\backup\software._", &b"MSCF\0\0\0\0"[..]);
+    v.file(r"\images\winre.WIM", &b"MSWIM\0\0\0more"[..]);
+    v.file(r"\images\not one.wim", "only called so");
+    let shadow = r"\System Volume Information\{1f}{3808876B-C176-4E48-B7AE-04046E6CC752}";
+    v.file(shadow, vec![7; 900]);
+    let images = Images::new(&v);
+    let args = [
+        "clean",
+        arg(&images.image),
+        "-o",
+        arg(&images.out),
+        "--json",
+        "-",
+    ];
+    let json = declone(&args).exits(0).json();
+    let report = &json["images"][0];
+    let named = report["not_scanned"].to_string();
+    for word in [
+        r"{6cced2f1}.TxR.0.regtrans-ms (2 such files)",
+        r"repair\\software._",
+        r"backup\\software._",
+        "compressed (SZDD)",
+        "compressed (cabinet)",
+        "winre.WIM",
+        "3808876B",
+    ] {
+        assert!(named.contains(word), "{word}: {named}");
+    }
+    assert!(
+        !named.contains("NTUSER") && !named.contains("not one"),
+        "{named}"
+    );
+    let residues = report["residues"].as_array().unwrap();
+    assert_eq!(residues.len(), 1, "{residues:#?}");
+    assert!(
+        residues[0]["owner"]
+            .as_str()
+            .unwrap()
+            .contains("regtrans-ms")
+    );
+    assert_eq!(
+        images.file(&images.image, txr),
+        images.file(&images.out, txr)
+    );
+}
+
+/// The strict checker: the hive is sound and wiped.
+#[test]
+fn an_independent_checker_accepts_cleaned_dirty_hives() {
+    let Some(checker) = crate::judges::checker("check_hive.py") else {
+        return;
+    };
+    for (format, before, after) in [
+        (old_format as Format, state(None), state(Some(NEW))),
+        (new_format, state(Some(OLD)), state(Some(NEW))),
+        (new_format, state(Some(OLD)), state(None)),
+    ] {
+        let (primary, logs) = format(&before, &after);
+        let images = Images::new(&volume(HIVE, &primary, &logs));
+        images.cleaned(&[], &written(HIVE, &logs), &[OLD, NEW, BETWEEN]);
+        let hive = images.dir.path().join("SOFTWARE");
+        fs::write(&hive, images.file(&images.out, HIVE)).unwrap();
+        let mut args = vec![arg(&checker).to_owned(), arg(&hive).to_owned()];
+        for guid in [OLD, NEW, BETWEEN] {
+            args.extend(["--needle".to_owned(), format!("guid:{guid}")]);
+        }
+        let json = judged(&args);
+        for stat in ["free_nonzero_bytes", "slack_nonzero_bytes", "tail_nonzero"] {
+            assert_eq!(
+                json["stats"][stat].as_u64().unwrap_or(0),
+                0,
+                "{stat}: {json}"
+            );
+        }
+        assert!(json["stats"]["keys"].as_u64().unwrap() > 60, "{json}");
+    }
+}
+
+#[track_caller]
+fn judged(args: &[String]) -> serde_json::Value {
+    let output = std::process::Command::new("python3")
+        .args(args)
+        .output()
+        .unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(json["verdict"], "PASS", "{json}");
+    json
 }
 
 #[test]

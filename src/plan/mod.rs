@@ -15,7 +15,7 @@ use crate::{
     rules::{Action, Rule, Target},
     tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage},
     units::{FileOffset, VolumeOffset},
-    windows::{self},
+    windows::{self, Store, StoreKind},
 };
 
 mod hives;
@@ -298,9 +298,13 @@ fn plan_volume(
         );
     }
     part.obstacles = tree.obstacles()?;
-    let (installations, hive_files) = windows::recognise(tree, &census)?;
-    part.installations = installations.iter().map(|i| i.root.to_string()).collect();
-    for file in &hive_files {
+    let found = windows::recognise(tree, &census)?;
+    part.installations = found
+        .installations
+        .iter()
+        .map(|i| i.root.to_string())
+        .collect();
+    for file in &found.hives {
         hives::plan_hive(
             volume,
             tree,
@@ -312,6 +316,7 @@ fn plan_volume(
         )?;
     }
     sort_logs(tree, &mut part)?;
+    name_stores(found.stores, &mut part);
     for entry in &census.found {
         plan_file(volume, tree, entry, rules, tokens, &mut part)?;
     }
@@ -372,6 +377,44 @@ fn sort_logs(tree: &dyn FileTree, part: &mut VolumePlan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Most files of one sort that are named one by one.
+const MAX_STORES: usize = 20;
+
+/// What no rule looks into is named; the kernel's transaction logs are searched, too. They are never
+/// written: what Windows makes of one that is all zeros is not known.
+fn name_stores(stores: Vec<Store>, part: &mut VolumePlan) {
+    let (logs, others): (Vec<Store>, Vec<Store>) = stores
+        .into_iter()
+        .partition(|store| store.kind == StoreKind::TransactionLog);
+    if let Some(first) = logs.first() {
+        part.skip(
+            format!("{} ({} such files)", first.entry.path(), logs.len()),
+            "logs of the kernel's transaction manager beside the hives: searched for leftovers, \
+             never changed",
+        );
+    }
+    part.logs.extend(logs.into_iter().map(|store| store.entry));
+    for store in others.iter().take(MAX_STORES) {
+        part.skip(
+            store.entry.path(),
+            match store.kind {
+                StoreKind::ShadowCopy => {
+                    "a shadow copy: an older state of this volume, whatever was in it; delete it in \
+                     Windows before the capture (vssadmin delete shadows /all)"
+                }
+                _ => "an image file inside the volume: not opened",
+            },
+        );
+    }
+    if others.len() > MAX_STORES {
+        let more = others.len() - MAX_STORES;
+        part.skip(
+            format!("{more} more image files and shadow copies"),
+            "not opened",
+        );
+    }
 }
 
 fn plan_file(

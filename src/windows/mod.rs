@@ -58,16 +58,71 @@ pub struct HiveFile {
 /// What a log's name has more than its hive's.
 const LOG_ENDINGS: [&str; 3] = [".LOG", ".LOG1", ".LOG2"];
 
-/// The names by which hives and their copies are found in one pass over the volume.
+/// What lies beside hives, or holds whole volumes, and may keep the identity where no rule looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A log of the kernel's transaction manager beside a hive (`*.blf`, `*.regtrans-ms`, `TxR`).
+    TransactionLog,
+    /// An image file: a volume of its own.
+    ImageFile,
+    /// A shadow copy: an older state of the volume.
+    ShadowCopy,
+}
+
+/// A file that no rule looks into.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The file.
+    pub entry: FileEntry,
+    /// What it is.
+    pub kind: StoreKind,
+}
+
+/// What of Windows is on a volume.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Where Windows is.
+    pub installations: Vec<Installation>,
+    /// Hives, their copies and their logs.
+    pub hives: Vec<HiveFile>,
+    /// What is only searched or only named.
+    pub stores: Vec<Store>,
+}
+
+const TRANSACTION_ENDINGS: [&str; 2] = [".regtrans-ms", ".blf"];
+const IMAGE_ENDINGS: [&str; 3] = [".wim", ".esd", ".swm"];
+/// The provider's id that ends the name of every shadow copy.
+const SHADOW_ENDING: &str = "{3808876b-c176-4e48-b7ae-04046e6cc752}";
+/// Hives that `reg save` and people call so.
+const HIVE_ENDING: &str = ".hiv";
+
+/// The names by which all of this is found in one pass over the volume.
 #[must_use]
 pub fn patterns() -> Vec<NamePattern> {
-    vec![
+    let mut patterns = hive_patterns();
+    let endings = TRANSACTION_ENDINGS.iter().chain(&IMAGE_ENDINGS);
+    patterns.extend(endings.map(|ending| NamePattern::suffix(ending)));
+    patterns.push(NamePattern::suffix(SHADOW_ENDING));
+    patterns
+}
+
+/// The names of hives, their copies and their logs.
+fn hive_patterns() -> Vec<NamePattern> {
+    let mut patterns = vec![
         NamePattern::exact("SOFTWARE"),
         NamePattern::prefix("SOFTWARE."),
         NamePattern::exact("_REGISTRY_MACHINE_SOFTWARE"),
         NamePattern::prefix("_REGISTRY_MACHINE_SOFTWARE."),
-    ]
+        NamePattern::suffix(HIVE_ENDING),
+    ];
+    let logs = LOG_ENDINGS.iter().map(|log| format!("{HIVE_ENDING}{log}"));
+    patterns.extend(logs.map(|log| NamePattern::suffix(&log)));
+    patterns
 }
+
+/// Copies that only their name or their ending tells.
+const COPY: &str = "copy";
+const HIVE_FILE: &str = "hive file (*.hiv)";
 
 fn ends_with(path: &[Name], tail: &[&str]) -> bool {
     path.len() >= tail.len()
@@ -83,16 +138,13 @@ fn is_named_like_a_hive(name: &Name) -> bool {
         .iter()
         .map(|u| crate::text::ascii_upcase(*u))
         .collect();
-    patterns()
+    hive_patterns()
         .iter()
         .any(|pattern| pattern.matches_folded(&folded))
 }
 
 /// Sorts the census of one volume into installations and hive files.
-pub fn recognise(
-    tree: &dyn FileTree,
-    census: &Census,
-) -> Result<(Vec<Installation>, Vec<HiveFile>)> {
+pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
     let mut installations = Vec::new();
     let mut files = Vec::new();
     for entry in &census.found {
@@ -111,7 +163,7 @@ pub fn recognise(
         };
         let shape = shape_of(tree, entry);
         // A directory or program that happens to be called "Software.something" is nobody's hive.
-        if matches!(role, Role::Copy("copy")) && !matches!(shape, Shape::Hive) {
+        if matches!(role, Role::Copy(COPY | HIVE_FILE)) && !matches!(shape, Shape::Hive) {
             continue;
         }
         files.push(HiveFile {
@@ -130,17 +182,72 @@ pub fn recognise(
         let own = |log: &&FileEntry| is_log_of(log, &file.entry);
         file.logs = logs.iter().filter(own).cloned().collect();
     }
-    Ok((installations, files))
+    let stores = stores(tree, census, &files);
+    Ok(Found {
+        installations,
+        hives: files,
+        stores,
+    })
+}
+
+fn stores(tree: &dyn FileTree, census: &Census, hives: &[HiveFile]) -> Vec<Store> {
+    let config: Vec<&[Name]> = hives
+        .iter()
+        .filter(|file| matches!(file.role, Role::Live(_)))
+        .flat_map(|file| &file.entry.paths)
+        .filter_map(|path| path.0.split_last().map(|(_, dir)| dir))
+        .collect();
+    let beside = |path: &WinPath| {
+        path.0.split_last().is_some_and(|(_, dir)| {
+            let above = dir.split_last().filter(|(last, _)| last.eq_ascii("TxR"));
+            config.contains(&dir) || above.is_some_and(|(_, dir)| config.contains(&dir))
+        })
+    };
+    let is = |entry: &FileEntry, endings: &[&str]| {
+        let mut names = entry.paths.iter().filter_map(|path| path.0.last());
+        names.any(|name| endings.iter().any(|end| stem(name, end).is_some()))
+    };
+    let kind = |entry: &FileEntry| {
+        if is(entry, &TRANSACTION_ENDINGS) && entry.paths.iter().any(beside) {
+            Some(StoreKind::TransactionLog)
+        } else if is(entry, &IMAGE_ENDINGS) && begins_with(tree, entry, b"MSWIM\0\0\0") {
+            Some(StoreKind::ImageFile)
+        } else if is(entry, &[SHADOW_ENDING]) {
+            Some(StoreKind::ShadowCopy)
+        } else {
+            None
+        }
+    };
+    let files = census.found.iter().filter(|entry| !entry.is_directory);
+    files
+        .filter_map(|entry| {
+            Some(Store {
+                kind: kind(entry)?,
+                entry: entry.clone(),
+            })
+        })
+        .collect()
+}
+
+/// An unreadable file is taken for what its name says.
+fn begins_with(tree: &dyn FileTree, entry: &FileEntry, magic: &[u8; 8]) -> bool {
+    let mut head = [0; 8];
+    entry.len >= 8 && (tree.read_at(entry.id, FileOffset(0), &mut head).is_err() || head == *magic)
+}
+
+/// What comes before this ending.
+fn stem(name: &Name, ending: &str) -> Option<Name> {
+    let at = name.units().len().checked_sub(ending.len())?;
+    let (stem, rest) = name.units().split_at(at);
+    let ends_so = crate::text::eq_ascii(rest, ending);
+    ends_so.then(|| Name(stem.to_vec()))
 }
 
 /// The hive's name in this name, if it is a log's.
 fn hive_name(log: &Name) -> Option<Name> {
-    LOG_ENDINGS.iter().find_map(|ending| {
-        let at = log.units().len().checked_sub(ending.len())?;
-        let (stem, rest) = log.units().split_at(at);
-        let is_log = Name(rest.to_vec()).eq_ascii(ending) && !stem.is_empty();
-        is_log.then(|| Name(stem.to_vec()))
-    })
+    LOG_ENDINGS
+        .iter()
+        .find_map(|ending| stem(log, ending).filter(|stem| !stem.units().is_empty()))
 }
 
 fn is_log_of(log: &FileEntry, hive: &FileEntry) -> bool {
@@ -167,12 +274,22 @@ fn role_of_copy(entry: &FileEntry) -> Role {
         Role::Copy("RegBack copy")
     } else if any(&["repair", "software"]) || any(&["repair", "software._"]) {
         Role::Copy("repair copy")
+    } else if any(&["software._"]) {
+        Role::Copy("compressed copy")
     } else if any(&["_REGISTRY_MACHINE_SOFTWARE"]) {
         Role::Copy("System Restore copy")
     } else if any(&["config", "SOFTWARE.SAV"]) {
         Role::Copy("setup's copy (.SAV)")
     } else {
-        Role::Copy("copy")
+        let is_hiv = |path: &WinPath| {
+            path.0
+                .last()
+                .is_some_and(|n| stem(n, HIVE_ENDING).is_some())
+        };
+        Role::Copy(match entry.paths.iter().any(is_hiv) {
+            true => HIVE_FILE,
+            false => COPY,
+        })
     }
 }
 
