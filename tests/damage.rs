@@ -53,7 +53,11 @@ fn run(args: &[&str]) -> u8 {
 fn flip(image: &Path, seed: u64, count: u64) {
     let original = fs::read(image).unwrap();
     let sectors = interesting(&original);
-    let file = File::options().write(true).open(image).unwrap();
+    // Closed between the changes: an image that somebody can write to is not cleaned.
+    let poke = |value: u8, at: u64| {
+        let file = File::options().write(true).open(image).unwrap();
+        file.write_all_at(&[value], at).unwrap();
+    };
     let mut dice = Dice(seed);
     let mut codes = std::collections::BTreeMap::new();
     for round in 0..count {
@@ -66,7 +70,7 @@ fn flip(image: &Path, seed: u64, count: u64) {
                 2 => dice.roll(256) as u8,
                 _ => original[at as usize] ^ (1 << dice.roll(8)),
             };
-            file.write_all_at(&[value], at).unwrap();
+            poke(value, at);
             flipped.push(at);
         }
         let started = Instant::now();
@@ -88,8 +92,7 @@ fn flip(image: &Path, seed: u64, count: u64) {
             "seed {seed} round {round}"
         );
         for at in flipped {
-            file.write_all_at(&original[at as usize..=at as usize], at)
-                .unwrap();
+            poke(original[at as usize], at);
         }
     }
     // Flips that all end the same way would mean that nothing was tested.

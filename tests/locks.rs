@@ -535,7 +535,13 @@ fn qemu_is_met_and_kept_out() {
         }
         drop(host);
         assert_eq!(digest(path), before);
-        assert!(shown(&write).status.success());
+        // A test beside this one that is just starting a program shares our descriptors, and with
+        // them the locks, for a moment.
+        let free = || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            shown(&write).status.success()
+        };
+        assert!((0..100).any(|_| free()), "{:?}", shown(&write));
     }
 }
 

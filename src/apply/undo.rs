@@ -38,10 +38,35 @@ pub fn write(path: &Path, bond: &Bond, change: &Change) -> Result<()> {
     })
     .and_then(|()| file.sync_all())
     .and_then(|()| File::open(parent(path))?.sync_all());
-    written.map_err(|e| {
-        remove(path);
-        failed(&e)
-    })
+    written
+        .map_err(|e| failed(&e))
+        .and_then(|()| read_back(path, &file, &reversed))
+        .inspect_err(|_| remove(path))
+}
+
+/// A write can lie, and this file is the only way back.
+fn read_back(path: &Path, file: &File, written: &Change) -> Result<()> {
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).ok();
+    let same = |found: &Change| {
+        found.pages().len() == written.pages().len()
+            && found
+                .pages()
+                .iter()
+                .zip(written.pages())
+                .all(|(a, b)| (a.offset, a.new) == (b.offset, b.new))
+    };
+    match read(path) {
+        Ok((_, found, _)) if same(&found) => Ok(()),
+        Err(error) if error.kind() == Kind::Io => Err(error),
+        _ => Err(Error::new(
+            Kind::Io,
+            format!(
+                "undo file {}: what was written expected, read other bytes back",
+                escape(&path.display().to_string())
+            ),
+        )
+        .advise("do not trust the disk that holds it; choose another place for --undo")),
+    }
 }
 
 /// Refuses a name that is taken, before the work that would be lost.

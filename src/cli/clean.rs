@@ -76,6 +76,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         bar.tick(s, done, total)
     })?;
     facts::fill(report, &image, &plan);
+    host.check_reads()?;
     refuse(&image, &mut plan, &options, report)?;
     let hash = |file: &HostFile| {
         clone::file_digest(file, &mut |done| bar.tick("hashing", done, file.len()))
@@ -97,10 +98,14 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
             bar: &bar,
             report,
         };
-        clean.stage_and_verify(&overlay, args.prove, &mut done)?;
+        let verified = clean.stage_and_verify(&overlay, args.prove, &mut done);
+        // A read that failed explains whatever else went wrong.
+        host.check_reads()?;
+        verified?;
     }
     let patches = overlay.diff()?;
     drop(overlay);
+    host.check_reads()?;
     done.changed_bytes = patches.iter().map(|patch| patch.len).sum();
     report.result = if patches.is_empty() {
         "clean"
@@ -203,6 +208,7 @@ fn write_copy(
         let left = plan::make(&again, rules, &mut |s, done, total| {
             bar.tick(s, done, total)
         })?;
+        written.check_reads()?;
         if left.to_delete() > 0 {
             return Err(Error::new(
                 Kind::Verification,
@@ -316,9 +322,11 @@ impl Clean<'_> {
         drop(target);
         // Opened anew: a reader that cached what it had written would prove nothing.
         let target = image::open(overlay.clone(), self.options)?;
+        fail_on(&verify::volumes(&target, self.image))?;
         let mut seen = self.look(&target, overlay, &expected, prove)?;
         let gone = wipe(&target, &mut seen, done)?;
         let target = image::open(overlay.clone(), self.options)?;
+        fail_on(&verify::volumes(&target, self.image))?;
         let tokens = &self.plan.tokens;
         let (problems, witnesses) = verify::structure(
             &target,

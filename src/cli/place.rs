@@ -6,7 +6,7 @@ use crate::{
     apply::{
         change::Change,
         host::{InPlace, Place},
-        interrupt,
+        interrupt::{self, Hold},
         protocol::{self, Recovered},
         undo,
     },
@@ -36,12 +36,27 @@ pub(super) fn refuse_pending(host: &HostFile, journal: Option<&Path>) -> Result<
     .advise("do not use the image yet; run `declone recover` first"))
 }
 
+/// What a look was worth: an error if the image got shorter, a remark if somebody wrote to it.
+pub(super) fn remark_changes(host: &HostFile, report: &mut ImageReport) -> Result<()> {
+    match host.check_unchanged() {
+        Err(error) if error.kind() == Kind::Refused => {
+            report.remarks.push(
+                "it was written while it was read: what was read may not hold together".to_owned(),
+            );
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// An image opened to be written, with whatever was pending finished.
 pub(super) struct Writable {
     pub(super) host: Arc<HostFile>,
     in_place: InPlace,
     /// The change that was finished on opening.
     pub(super) finished: Option<Change>,
+    /// Kept from finishing it: a signal would otherwise end the program as if nothing had changed.
+    hold: Option<Hold>,
 }
 
 impl Writable {
@@ -53,6 +68,7 @@ impl Writable {
             in_place: InPlace::new(host.clone(), place),
             host,
             finished: None,
+            hold: None,
         })
     }
 
@@ -60,12 +76,16 @@ impl Writable {
     pub(super) fn recover(&mut self, report: &mut ImageReport) -> Result<Recovered> {
         let waiting = protocol::pending(&mut self.in_place)?;
         let lease = self.host.lease()?;
+        lease.check()?;
         let hold = interrupt::hold();
         report.phase = Phase::Writing;
         let recovered = protocol::recover(&mut self.in_place);
         drop(lease);
-        if recovered.is_ok() {
-            hold.release();
+        match &recovered {
+            Ok(Recovered::Finished { .. }) => self.hold = Some(hold),
+            // Never released.
+            Err(error) if error.kind() == Kind::Interrupted => {}
+            _ => hold.release(),
         }
         report.phase = match &recovered {
             Err(error) if error.kind() == Kind::Interrupted => Phase::Writing,
@@ -89,6 +109,9 @@ impl Writable {
             // From here on the image is what it was when this run began its own work.
             self.host.accept_changes()?;
             report.phase = Phase::Untouched;
+            if let Some(hold) = self.hold.take() {
+                hold.release();
+            }
         }
         Ok(())
     }

@@ -45,8 +45,9 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
         let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
         facts.sha256 = Some(digest);
     }
+    place::remark_changes(&host, report)?;
     settle(report, &image, &plan);
-    Ok(())
+    host.check_reads()
 }
 
 /// Result and exit code of a look: damage outweighs findings, findings outweigh nothing.

@@ -62,12 +62,13 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
             facts.sha256 = Some(digest);
         }
     }
+    place::remark_changes(&host, report)?;
     scan::settle(report, &image, &plan);
     if report.exit_code == 0 && report.residues.iter().any(residue::Residue::is_identity) {
         report.result = "findings";
         report.exit_code = 1;
     }
-    Ok(())
+    host.check_reads()
 }
 
 /// The tokens of an earlier JSON report.

@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -46,6 +46,8 @@ pub struct HostFile {
     remarks: Vec<String>,
     /// Time of the last write and length when it was opened.
     stamp: Mutex<Stamp>,
+    /// The first read that the host failed: offset and what it said.
+    failed: OnceLock<(u64, String)>,
 }
 
 impl HostFile {
@@ -90,6 +92,7 @@ impl HostFile {
             access,
             remarks: Vec::new(),
             stamp: Mutex::new(stamp(&meta)),
+            failed: OnceLock::new(),
         };
         match access {
             Access::Look => host.claim_look(&shown)?,
@@ -297,6 +300,21 @@ impl HostFile {
         Ok(now)
     }
 
+    /// Fails if any read failed so far. A reader goes on past a damaged record or volume and lists
+    /// it; what the host could not read is no damage of the image, and whatever was found, planned
+    /// or verified without it may be wrong.
+    pub fn check_reads(&self) -> Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some((offset, what)) => Err(Error::new(Kind::Io, what.clone())
+                .at("image offset", format_args!("{offset:#x}"))
+                .advise(
+                    "what was not read may hold the identity; copy the image to a sound disk, \
+                     then try again",
+                )),
+        }
+    }
+
     /// Maps a window of the file for a read-only scan.
     pub fn map(&self, range: Range<u64>) -> Result<Mapping<'_>> {
         let len = usize::try_from(range.end.saturating_sub(range.start))
@@ -401,11 +419,13 @@ impl BlockDevice for HostFile {
         check_inside("image", offset, buf.len(), self.len)
             .map_err(|e| e.at("image offset", format_args!("{offset:#x}")))?;
         self.file.read_exact_at(buf, offset).map_err(|e| {
-            if e.kind() == std::io::ErrorKind::UnexpectedEof {
-                return shorter().at("image offset", format_args!("{offset:#x}"));
-            }
-            Error::io(format!("image: read of {} bytes", buf.len()), &e)
-                .at("image offset", format_args!("{offset:#x}"))
+            let error = if e.kind() == std::io::ErrorKind::UnexpectedEof {
+                shorter()
+            } else {
+                Error::io(format!("image: read of {} bytes", buf.len()), &e)
+            };
+            self.failed.set((offset, error.what().to_owned())).ok();
+            error.at("image offset", format_args!("{offset:#x}"))
         })
     }
 
@@ -456,6 +476,7 @@ mod tests {
         let (file, host) = sample();
         assert!(host.next_data(8192).unwrap().is_some());
         host.check_unchanged().unwrap();
+        host.check_reads().unwrap();
         for len in [LEN - 1, LEN / 2, 50, 0] {
             file.as_file().set_len(len).unwrap();
             for from in [0, 8192, LEN - 1] {
@@ -468,6 +489,8 @@ mod tests {
                 host.read_at(LEN - 1, &mut [0]).unwrap_err().kind(),
                 Kind::Io
             );
+            // Whoever swallowed that does not end well.
+            assert_eq!(host.check_reads().unwrap_err().kind(), Kind::Io);
         }
         assert!(
             host.next_data(LEN).unwrap().is_none(),

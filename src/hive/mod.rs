@@ -1,10 +1,11 @@
 //! Registry hives: read leniently, check strictly, delete without a trace.
 //!
-//! In: the bytes of one hive file. Out: what it holds ([`Hive`]), whether every cell of it is sound
-//! ([`check()`]), and the same bytes with values and subtrees gone and nothing stale left ([`edit()`]).
+//! In: the bytes of one hive file and of the logs beside it. Out: the hive as Windows would see it
+//! ([`open()`]), what it holds ([`Hive`]), whether every cell of it is sound ([`check()`]), and the same
+//! bytes with values and subtrees gone and nothing stale left ([`edit()`]).
 //! Knows: units, error, bytes, text.
-//! Facts from: `format` (the on-disk layout and its sources).
-//! Never: sees a device, a file or a log; knows which keys matter; panics on hostile bytes.
+//! Facts from: `format` and `log::format` (the on-disk layouts and their sources).
+//! Never: sees a device or a file; knows which keys matter; panics on hostile bytes.
 
 #![deny(
     clippy::indexing_slicing,
@@ -21,6 +22,7 @@ mod check;
 mod digest;
 mod edit;
 mod format;
+mod log;
 mod plan;
 mod read;
 mod record;
@@ -34,4 +36,5 @@ mod walk;
 
 pub use check::{Checked, Problem, Summary, check};
 pub use edit::{EditOutcome, HiveEdit, KeyPath, Wiped, edit};
+pub use log::{AppliedEntry, Fate, LogFormat, LogReport, Opened, Replay, differences, open, seal};
 pub use read::{BaseBlock, Hive, KeyRef, Probe, State, ValueRef, probe, read_base};

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::{Error, Result},
     hive::{self, HiveEdit},
-    image::{Image, Volume},
+    image::{Content, Image, Volume},
     plan::{self, Progress, tokens::Token},
     rules::Rule,
     text::WinPath,
@@ -180,6 +180,29 @@ fn look(
     let tokens = searcher.tokens();
     out.residues = residue::place_hits(image, &out.hits, tokens, tokens.len(), &likely)?;
     Ok(out)
+}
+
+/// Every volume that could be read `before` can be read again: one that cannot has nothing left to
+/// object to.
+#[must_use]
+pub fn volumes(image: &Image, before: &Image) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (index, old) in before.volumes.iter().enumerate() {
+        let new = image.volumes.get(index);
+        if old.tree().is_none() || new.is_some_and(|new| new.tree().is_some()) {
+            continue;
+        }
+        let why = match new.map(|new| &new.content) {
+            Some(Content::Broken(error)) => error.to_string(),
+            Some(Content::Closed(reason)) => reason.clone(),
+            _ => "none".to_owned(),
+        };
+        problems.push(format!(
+            "partition {}: a readable volume expected, found {why}",
+            old.partition
+        ));
+    }
+    problems
 }
 
 fn check_listing(volume: &Volume, is: &Listing, want: &Listing, problems: &mut Vec<String>) {

@@ -2,6 +2,7 @@
 //! writers, so that the two can be held against each other.
 //!
 //! - [`hive_builder`]: registry hives, 1.3 to 1.6, with planted residue.
+//! - [`hive_log_builder`]: transaction logs of both formats.
 //! - [`ntfs_builder`]: NTFS volumes of every geometry, sparse and fast.
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
@@ -13,6 +14,7 @@
 pub mod disk_builder;
 pub mod fixtures;
 pub mod hive_builder;
+pub mod hive_log_builder;
 pub mod ntfs_builder;
 pub mod pack;
 pub mod put;
