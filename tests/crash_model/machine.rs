@@ -439,7 +439,7 @@ impl Machine {
             _ => None,
         };
         let error = || {
-            Err(io::Error::from_raw_os_error(if op % 2 == 0 {
+            Err(io::Error::from_raw_os_error(if op.is_multiple_of(2) {
                 5
             } else {
                 28
@@ -487,20 +487,17 @@ impl Machine {
     }
 
     /// The undo file, as `undo::write` writes it: new, synced, and its name synced.
-    pub fn write_undo(
-        &mut self,
-        write: &dyn Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    pub fn write_undo(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.call(Op::CreateUndo, 1, |m, _, _| {
             m.create(Name::Undo);
             Ok(())
         })?;
         let file = self.fs.live[Name::Undo as usize];
-        write(&mut |piece| {
+        for piece in bytes.chunks(64 << 10) {
             self.call(Op::AppendUndo, piece.len().div_ceil(SECTOR), |m, n, _| {
                 m.append(file, piece, n)
-            })
-        })?;
+            })?;
+        }
         if self.twist == Twist::UndoFileWithoutSync {
             return Ok(());
         }

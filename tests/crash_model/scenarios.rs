@@ -115,9 +115,8 @@ impl Scenario {
         machine.prepared_at = machine.calls.len();
         let bond = bond(old);
         if act == Act::CleanWithUndoFile {
-            let reversed = change.reversed()?;
             machine
-                .write_undo(&|sink| journal::write(Role::Undo, &bond, &reversed, sink))
+                .write_undo(&undo_file(old, new))
                 .map_err(|e| Error::io("undo file", &e))?;
         }
         protocol::run(machine, &bond, &change, &plan.commit)
