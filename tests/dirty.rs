@@ -75,7 +75,7 @@ fn new_format(before: &[u8], after: &[u8]) -> (Vec<u8>, Vec<(&'static str, Vec<u
 
 /// A volume with this hive at `path` and its logs beside it, and neighbours that stay.
 fn volume(path: &str, primary: &[u8], logs: &[(&str, Vec<u8>)]) -> NtfsBuilder {
-    let mut v = NtfsBuilder::new(16 << 20);
+    let mut v = NtfsBuilder::new(32 << 20);
     put(&mut v, path, primary, logs);
     v.file(
         r"\WINDOWS\system32\config\SYSTEM",
@@ -581,4 +581,102 @@ fn what_is_no_log_is_not_erased() {
     let images = Images::new(&linked);
     let ran = images.refused(&[]);
     assert!(ran.out.contains("letter.txt"), "{}", ran.out);
+}
+
+/// What real machines left: a value that only the logs hold is taken out, and nothing else of what
+/// the replay gives.
+#[test]
+fn real_dirty_hives_are_replayed_cleaned_and_sealed() {
+    let Some(samples) = crate::run::samples("real_dirty_hives_are_replayed_cleaned_and_sealed")
+    else {
+        return;
+    };
+    for name in [
+        "dirty_win10_Amcache.hve",
+        "dirty_win10_NTUSER",
+        "dirty_win10_SYSTEM_B",
+    ] {
+        let read = |name: &str| {
+            let path = samples.join("hives").join(format!("{name}.xz"));
+            let output = std::process::Command::new("xz")
+                .arg("-dc")
+                .arg(&path)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", path.display());
+            output.stdout
+        };
+        let primary = read(name);
+        let logs: Vec<(&str, Vec<u8>)> = [".LOG1", ".LOG2"]
+            .map(|ending| (ending, read(&format!("{name}{ending}"))))
+            .into();
+        let given: Vec<(&str, &[u8])> = logs.iter().map(|(n, b)| (*n, b.as_slice())).collect();
+        let Ok(Opened::Replayed { bytes, .. }) = open(&primary, &given) else {
+            panic!("{name}: a replay expected");
+        };
+        // A value of an ordinary name and data that is not on disk.
+        let on_disk = oracle::hive_lines(&logs::with_sequence(&primary, 1, 1));
+        let after = oracle::hive_lines(&bytes);
+        let (key, value) = after
+            .iter()
+            .filter(|line| on_disk.binary_search(line).is_err())
+            .find_map(|line| {
+                let (key, rest) = line.strip_prefix("[\\")?.split_once("] ")?;
+                let (value, _) = rest.split_once(" = ")?;
+                let plain = |text: &str| {
+                    let odd = |c: char| !(' '..='~').contains(&c) || "\"{}".contains(c);
+                    !text.contains(odd)
+                };
+                (plain(key) && plain(value) && value.len() > 3).then_some((key, value))
+            })
+            .unwrap_or_else(|| panic!("{name}: a value that only the logs hold"));
+        let images = Images::new(&volume(HIVE, &primary, &logs));
+        let rules = scratch();
+        let file = rules.path().join("own.toml");
+        let path: Vec<String> = key.split('\\').map(|part| format!("{part:?}")).collect();
+        fs::write(
+            &file,
+            format!(
+                "[[rule]]\nid = \"own\"\nprofile = \"own\"\ntitle = \"one value\"\n\
+                 step = \"one value\"\naction = \"delete\"\nconfidence = \"A\"\n\
+                 sources = [\"a test\"]\nrationale = \"a test\"\n\
+                 target = {{ kind = \"value\", hive = \"software\", key = [{}], value = {value:?} }}\n",
+                path.join(", ")
+            ),
+        )
+        .unwrap();
+        let started = std::time::Instant::now();
+        declone(&[
+            "clean",
+            arg(&images.image),
+            "-o",
+            arg(&images.out),
+            "--rules",
+            arg(&file),
+        ])
+        .exits(0);
+        println!("{name}: {:?}, {key} {value}", started.elapsed());
+        let hive = images.file(&images.out, HIVE);
+        assert!(check(&hive).is_ok() && matches!(open(&hive, &given), Ok(Opened::Clean { .. })));
+        let gone = format!("[\\{key}] {value} = ");
+        let want: Vec<&String> = after
+            .iter()
+            .filter(|line| !line.starts_with(&gone))
+            .collect();
+        assert_eq!(want.len(), after.len() - 1, "{name}");
+        assert_eq!(
+            oracle::hive_lines(&hive).iter().collect::<Vec<_>>(),
+            want,
+            "{name}"
+        );
+        for (ending, log) in &logs {
+            let now = images.file(&images.out, &format!("{HIVE}{ending}"));
+            assert_eq!(now, vec![0; log.len()], "{name}{ending}");
+        }
+        if let Some(checker) = crate::judges::checker("check_hive.py") {
+            let path = rules.path().join("hive");
+            fs::write(&path, &hive).unwrap();
+            judged(&[arg(&checker).to_owned(), arg(&path).to_owned()]);
+        }
+    }
 }
