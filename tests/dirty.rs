@@ -449,10 +449,29 @@ fn saved_hives_under_other_names_are_cleaned_and_what_is_none_is_left() {
     put(&mut v, saved, &primary, &logs);
     v.file(r"\backup\cut.HIV", &b"regf, but only its name"[..]);
     v.file(r"\backup\text.hiv", "no hive at all");
+    let bins = [
+        r"\RECYCLER\S-1-5-21-1\Dc7.bak",
+        r"\$Recycle.Bin\S-1-5-21-1\$RA1B2C3",
+    ];
+    for bin in bins {
+        v.file(bin, state(Some(OLD)));
+    }
+    v.file(r"\RECYCLER\S-1-5-21-1\Dc8.log", "a text");
+    v.file(r"\WINDOWS\dcpromo.log", "another");
     let images = Images::new(&v);
-    let ran = images.cleaned(&[], &written(saved, &logs), &[NEW, BETWEEN]);
+    let mut changed = written(saved, &logs);
+    changed.extend(bins.map(str::to_owned));
+    let ran = images.cleaned(&[], &changed, &[NEW, BETWEEN]);
     assert!(
         ran.out.contains("cut.HIV") && !ran.out.contains("text.hiv"),
+        "{}",
+        ran.out
+    );
+    for bin in bins {
+        images.holds(bin, &[], &state(Some(OLD)));
+    }
+    assert!(
+        !ran.out.contains("Dc8") && !ran.out.contains("dcpromo"),
         "{}",
         ran.out
     );

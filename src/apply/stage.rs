@@ -150,7 +150,7 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
             hive::seal(&mut bytes, &replay, entry.len).map_err(climb)?;
             let changed = hive::differences(&primary, &bytes);
             let note = format!(
-                "dirty: its logs were replayed first ({} entries, {} pages), the result is written \
+                "dirty: its logs were replayed first (entries {}, pages {}), the result is written \
                  and needs no log",
                 replay.entries(),
                 replay.pages()

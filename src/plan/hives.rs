@@ -216,7 +216,7 @@ fn state_of(opened: &HiveBytes) -> Result<String> {
         HiveBytes::Replayed { replay, .. } => (
             replay.state,
             format!(
-                "finished by its logs: {} entries, {} pages",
+                "finished by its logs (entries {}, pages {})",
                 replay.entries(),
                 replay.pages()
             ),

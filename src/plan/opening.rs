@@ -108,7 +108,7 @@ fn fact(log: &LogReport) -> LogFact {
         Fate::Stale(why) => ("stale", why.clone()),
         Fate::NotUsed(why) => ("not_used", why.clone()),
         Fate::Applied { entries, end } => {
-            ("applied", format!("{} entries, then: {end}", entries.len()))
+            ("applied", format!("entries {}, then: {end}", entries.len()))
         }
     };
     LogFact {

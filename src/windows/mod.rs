@@ -93,6 +93,10 @@ const TRANSACTION_ENDINGS: [&str; 2] = [".regtrans-ms", ".blf"];
 const IMAGE_ENDINGS: [&str; 3] = [".wim", ".esd", ".swm"];
 /// The provider's id that ends the name of every shadow copy.
 const SHADOW_ENDING: &str = "{3808876b-c176-4e48-b7ae-04046e6cc752}";
+/// How Windows names what is in the recycle bin: since Vista, before.
+const RECYCLED_NAMES: [&str; 2] = ["$R", "Dc"];
+/// The recycle bin: since Vista, before.
+const RECYCLE_BINS: [&str; 2] = ["$Recycle.Bin", "RECYCLER"];
 /// Hives that `reg save` and people call so.
 const HIVE_ENDING: &str = ".hiv";
 
@@ -103,6 +107,7 @@ pub fn patterns() -> Vec<NamePattern> {
     let endings = TRANSACTION_ENDINGS.iter().chain(&IMAGE_ENDINGS);
     patterns.extend(endings.map(|ending| NamePattern::suffix(ending)));
     patterns.push(NamePattern::suffix(SHADOW_ENDING));
+    patterns.extend(RECYCLED_NAMES.map(NamePattern::prefix));
     patterns
 }
 
@@ -123,6 +128,7 @@ fn hive_patterns() -> Vec<NamePattern> {
 /// Copies that only their name or their ending tells.
 const COPY: &str = "copy";
 const HIVE_FILE: &str = "hive file (*.hiv)";
+const RECYCLED: &str = "copy in the recycle bin";
 
 fn ends_with(path: &[Name], tail: &[&str]) -> bool {
     path.len() >= tail.len()
@@ -148,7 +154,8 @@ pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
     let mut installations = Vec::new();
     let mut files = Vec::new();
     for entry in &census.found {
-        if entry.is_directory || !entry.names.iter().any(is_named_like_a_hive) {
+        let is_named_so = entry.names.iter().any(is_named_like_a_hive);
+        if entry.is_directory || !(is_named_so || is_recycled(entry)) {
             continue;
         }
         let live = entry.paths.iter().find(|path| {
@@ -163,7 +170,8 @@ pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
         };
         let shape = shape_of(tree, entry);
         // A directory or program that happens to be called "Software.something" is nobody's hive.
-        if matches!(role, Role::Copy(COPY | HIVE_FILE)) && !matches!(shape, Shape::Hive) {
+        let by_name_only = matches!(role, Role::Copy(COPY | HIVE_FILE | RECYCLED));
+        if by_name_only && !matches!(shape, Shape::Hive) {
             continue;
         }
         files.push(HiveFile {
@@ -264,11 +272,21 @@ fn is_log_of(log: &FileEntry, hive: &FileEntry) -> bool {
         .any(|log| hive.paths.iter().any(|hive| beside(log, hive)))
 }
 
+/// A file that lies in a user's recycle bin itself: it has lost its name.
+fn is_recycled(entry: &FileEntry) -> bool {
+    entry.paths.iter().any(|path| match path.0.as_slice() {
+        [bin, _, _] => RECYCLE_BINS.iter().any(|name| bin.eq_ascii(name)),
+        _ => false,
+    })
+}
+
 fn role_of_copy(entry: &FileEntry) -> Role {
     let any = |tail: &[&str]| entry.paths.iter().any(|path| ends_with(&path.0, tail));
     // Not by its DOS alias: that of "Software.logbook" ends like a log's name.
     let mut names = entry.paths.iter().filter_map(|path| path.0.last());
-    if names.any(|name| hive_name(name).is_some()) {
+    if is_recycled(entry) {
+        Role::Copy(RECYCLED)
+    } else if names.any(|name| hive_name(name).is_some()) {
         Role::Log
     } else if any(&["RegBack", "SOFTWARE"]) || any(&["RegBack", "SOFTWARE.OLD"]) {
         Role::Copy("RegBack copy")
