@@ -87,7 +87,7 @@ const FULL: Budget = Budget {
     first: Breadth {
         all_up_to: 12,
         structured: true,
-        random: 400,
+        random: 200,
     },
     after_fault: Breadth {
         all_up_to: 5,
@@ -101,8 +101,8 @@ const FULL: Budget = Budget {
     },
     start_one_in: 1,
     torn: 7,
-    nest_one_in: 12,
-    third_one_in: 400,
+    nest_one_in: 50,
+    third_one_in: 100,
     fault_one_in: 1,
 };
 

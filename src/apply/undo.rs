@@ -57,7 +57,8 @@ fn read_back(path: &Path, file: &File, written: &Change) -> Result<()> {
     };
     match read(path) {
         Ok((_, found, _)) if same(&found) => Ok(()),
-        Err(error) if error.kind() == Kind::Io => Err(error),
+        // A host that gives files another owner or mode says so here, before it matters.
+        Err(error) if [Kind::Io, Kind::Refused].contains(&error.kind()) => Err(error),
         _ => Err(Error::new(
             Kind::Io,
             format!(
