@@ -19,7 +19,7 @@ use crate::{
 const MIB: u64 = 1 << 20;
 
 /// Whether the judges were called; says so when not.
-fn called(test: &str) -> bool {
+pub fn called(test: &str) -> bool {
     let called = std::env::var_os("DECLONE_WITNESS").is_some();
     if !called {
         eprintln!("{test}: NOT RUN, needs independent tools: tools/test runs it");
@@ -28,7 +28,7 @@ fn called(test: &str) -> bool {
 }
 
 #[track_caller]
-fn tool(program: &str, args: &[&str]) -> Output {
+pub fn tool(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program)
         .args(args)
         .output()

@@ -11,6 +11,12 @@ use crate::{
 /// Container and partition table.
 pub(super) fn image_facts(image: &Image) -> ImageFacts {
     let mut notes = image.notes.clone();
+    notes.extend(
+        image
+            .scan_only
+            .iter()
+            .map(|state| format!("scan only: {}", state.reason)),
+    );
     notes.extend(image.table.problems.iter().cloned());
     notes.extend(
         image

@@ -100,3 +100,57 @@ pub(super) const OEM: &[(&[u8; 8], &str)] = &[
     (b"EXFAT   ", "exFAT"),
     (b"ReFS\0\0\0\0", "ReFS"),
 ];
+
+/// VHD, big-endian: VHD specification 1.0, "Hard Disk Footer Format", "Dynamic Disk Header Format",
+/// "Block Allocation Table and Data Blocks".
+pub(super) mod vhd {
+    /// Bytes of the footer.
+    pub(crate) const FOOTER_LEN: usize = 512;
+    /// Major version of footer and header.
+    pub(crate) const MAJOR: u32 = 1;
+    /// Footer: version, major and minor in 16 bits each.
+    pub(crate) const VERSION: usize = 12;
+    /// Footer: where the dynamic header is.
+    pub(crate) const DATA_OFFSET: usize = 16;
+    /// Footer: the program that made it.
+    pub(crate) const CREATOR: usize = 28;
+    /// Footer: bytes of the disk.
+    pub(crate) const CURRENT_SIZE: usize = 48;
+    /// Footer: disk type.
+    pub(crate) const TYPE: usize = 60;
+    /// Footer: checksum.
+    pub(crate) const CHECKSUM: usize = 64;
+    /// Footer: 1 when the machine has a saved state.
+    pub(crate) const SAVED_STATE: usize = 84;
+    /// Disk type: the disk as it is, the footer behind it.
+    pub(crate) const FIXED: u32 = 2;
+    /// Disk type: blocks, allocated when written.
+    pub(crate) const DYNAMIC: u32 = 3;
+    /// Disk type: blocks that differ from a parent.
+    pub(crate) const DIFFERENCING: u32 = 4;
+
+    /// Dynamic header: +0.
+    pub(crate) const HEADER: &[u8] = b"cxsparse";
+    /// Bytes of the dynamic header.
+    pub(crate) const HEADER_LEN: u64 = 1024;
+    /// The same, for a buffer.
+    pub(crate) const HEADER_BYTES: usize = 1024;
+    /// Dynamic header: where the table is.
+    pub(crate) const TABLE_OFFSET: usize = 16;
+    /// Dynamic header: version.
+    pub(crate) const HEADER_VERSION: usize = 24;
+    /// Dynamic header: entries of the table.
+    pub(crate) const MAX_ENTRIES: usize = 28;
+    /// Dynamic header: bytes of the disk in a block.
+    pub(crate) const BLOCK_SIZE: usize = 32;
+    /// Dynamic header: checksum.
+    pub(crate) const HEADER_CHECKSUM: usize = 36;
+    /// Bytes of a table entry, the number of a sector.
+    pub(crate) const ENTRY_LEN: u64 = 4;
+    /// Table entry: no block.
+    pub(crate) const ABSENT: u32 = 0xFFFF_FFFF;
+    /// Smallest block with a whole byte of bitmap.
+    pub(crate) const MIN_BLOCK: u64 = 4096;
+    /// Bytes of a block for each byte of its bitmap: a bit for a sector.
+    pub(crate) const BITMAP_RATIO: u64 = 4096;
+}

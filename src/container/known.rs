@@ -4,8 +4,7 @@
 
 use super::{Edges, Format, Open, format};
 
-const CONVERT: &str =
-    "convert it first: qemu-img convert -O raw IMAGE disk.raw (declone reads raw disks so far)";
+const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.raw (declone reads raw disks and VHD so far)";
 const UNPACK: &str = "unpack it first";
 const EVIDENCE: &str = "declone never writes evidence; export a raw copy first (ewfexport, \
                         affuse or the tool that made it)";
@@ -14,24 +13,6 @@ const EVIDENCE: &str = "declone never writes evidence; export a raw copy first (
 fn magic(edges: &Edges, at: usize, magic: &[u8], shown: &str) -> Option<String> {
     edges.has(at, magic).then(|| format!("{shown} at {at:#x}"))
 }
-
-pub(super) const VHD: Format = Format {
-    name: "vhd",
-    title: "a VHD",
-    probe: |edges| {
-        if edges.has(0, format::VHD) {
-            return Some("conectix at 0x0, a dynamic disk".to_owned());
-        }
-        format::VHD_FOOTERS
-            .into_iter()
-            .find(|distance| edges.has_before_end(*distance, format::VHD))
-            .map(|distance| format!("conectix {distance} bytes before the end, a fixed disk"))
-    },
-    open: Open::Refuse(
-        "convert it first: qemu-img convert -f vpc -O raw IMAGE disk.raw (declone reads raw disks \
-         so far)",
-    ),
-};
 
 pub(super) const VHDX: Format = Format {
     name: "vhdx",

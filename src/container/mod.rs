@@ -12,6 +12,8 @@
 //! - **A magic at the front is believed.** A raw disk may begin with the bytes of another format
 //!   (its owner writes them: CVE-2008-2004, CVE-2010-3851). Such a file is refused by name, and
 //!   `--format raw` is the way out: the caller decides, not the guest.
+//! - **A format answers where, not how.** One layer ([`Mapped`]) reads and writes for all formats with
+//!   blocks, so that the overlay, the guard and the journal below it know files only.
 //! - **Formats that are not handled are rows too**, so that a user reads "this is a QCOW2 image" and
 //!   what to do, instead of "not recognised".
 //!
@@ -34,7 +36,11 @@ use crate::{
 
 mod format;
 mod known;
+mod mapped;
 mod raw;
+mod vhd;
+
+pub use mapped::{Extent, Layout, Mapped, Place, Places};
 
 use format::SECTOR;
 
@@ -58,9 +64,43 @@ pub struct Format {
 #[derive(Clone, Copy, Debug)]
 pub enum Open {
     /// Makes a disk of the file.
-    Disk(fn(&Device) -> Result<Device>),
+    Disk(fn(&Device) -> Result<Disk>),
     /// Refuses by name; says what the user can do.
     Refuse(&'static str),
+}
+
+/// What a format makes of a file.
+#[derive(Debug)]
+pub struct Disk {
+    /// The disk.
+    pub device: Device,
+    /// Where its bytes lie in the file.
+    pub places: Places,
+    /// What the user should know, one line each.
+    pub notes: Vec<String>,
+    /// Why it may be looked at and not written, if so.
+    pub scan_only: Option<ScanOnly>,
+}
+
+impl Disk {
+    /// A disk that is the front of the file.
+    fn plain(device: Device) -> Self {
+        Self {
+            device,
+            places: Places::default(),
+            notes: Vec::new(),
+            scan_only: None,
+        }
+    }
+}
+
+/// A state of a container in which it can be read, and a write would be unsafe.
+#[derive(Clone, Debug)]
+pub struct ScanOnly {
+    /// Structure, expectation, finding.
+    pub reason: String,
+    /// What the user can do.
+    pub advice: &'static str,
 }
 
 /// All formats, in the order in which they are probed.
@@ -91,7 +131,7 @@ pub static FORMATS: &[Format] = &[
     known::GZIP,
     known::HIVE,
     // A dynamic VHD begins with a copy of its footer, a fixed one has only the footer.
-    known::VHD,
+    vhd::FORMAT,
     known::DMG,
     // Behind the others: its magic lies at 32 KiB. Before raw: a bootable CD image has an MBR.
     known::ISO,
@@ -107,6 +147,10 @@ pub struct Opened {
     pub evidence: String,
     /// The disk.
     pub disk: Device,
+    /// Where the disk's bytes lie in the file.
+    pub places: Places,
+    /// Why the file may be looked at and not written, if so.
+    pub scan_only: Option<ScanOnly>,
     /// Length of the disk.
     pub virtual_len: u64,
     /// Length of the file.
@@ -139,10 +183,15 @@ pub fn open(host: Device, forced: Option<&str>) -> Result<Opened> {
     };
     let disk = match format.open {
         Open::Disk(_) if edges.len < SECTOR => return Err(too_short(&edges)),
-        Open::Disk(open) => open(&host)?,
+        Open::Disk(open) => open(&host).map_err(|error| match error.advice() {
+            None if forced.is_none() => error.advise(
+                "if this is a raw disk that happens to begin or end like that, say --format raw",
+            ),
+            _ => error,
+        })?,
         Open::Refuse(advice) => {
             return Err(Error::unsupported(format!(
-                "image: a raw disk expected, found {} ({evidence})",
+                "image: a raw disk or a VHD expected, found {} ({evidence})",
                 format.title
             ))
             .advise(match forced {
@@ -160,11 +209,14 @@ pub fn open(host: Device, forced: Option<&str>) -> Result<Opened> {
             edges.len.checked_rem(SECTOR).unwrap_or(0)
         ));
     }
+    notes.extend(disk.notes);
     Ok(Opened {
         format: format.name,
         evidence,
-        virtual_len: disk.len(),
-        disk,
+        virtual_len: disk.device.len(),
+        disk: disk.device,
+        places: disk.places,
+        scan_only: disk.scan_only,
         file_len: edges.len,
         notes,
     })

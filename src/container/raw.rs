@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Edges, Format, Open, RAW, format};
+use super::{Disk, Edges, Format, Open, RAW, format};
 
 pub(super) const FORMAT: Format = Format {
     name: RAW,
     title: "a raw disk",
     probe,
-    open: Open::Disk(|file| Ok(Arc::clone(file))),
+    open: Open::Disk(|file| Ok(Disk::plain(Arc::clone(file)))),
 };
 
 fn probe(edges: &Edges) -> Option<String> {

@@ -39,9 +39,6 @@ const SIGNATURE: (usize, &[u8]) = (510, &[0x55, 0xAA]);
 #[test]
 fn known_formats_are_refused_by_name() {
     let samples: &[(&str, usize, &[u8])] = &[
-        ("a VHD (conectix at 0x0", 0, b"conectix"),
-        ("a VHD (conectix 512 bytes", 65_536 - 512, b"conectix"),
-        ("a VHD (conectix 511 bytes", 65_536 - 511, b"conectix"),
         ("a VHDX (", 0, b"vhdxfile"),
         ("a VMDK (KDMV", 0, b"KDMV\x01\0\0\0"),
         ("a VMDK (COWD", 0, b"COWD"),
@@ -81,6 +78,16 @@ fn known_formats_are_refused_by_name() {
         let error = open_bytes(&image(&[(*at, magic)]), None).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{want}");
         assert!(error.what().contains(want), "{want}: {error}");
+        assert!(error.advice().unwrap().contains("--format raw"), "{error}");
+    }
+}
+
+#[test]
+fn a_broken_vhd_is_named_wherever_its_footer_is() {
+    for at in [0, 65_536 - 512, 65_536 - 511] {
+        let error = open_bytes(&image(&[(at, b"conectix")]), None).unwrap_err();
+        assert_eq!(error.kind(), Kind::Malformed);
+        assert!(error.what().starts_with("VHD footer: checksum"), "{error}");
         assert!(error.advice().unwrap().contains("--format raw"), "{error}");
     }
 }
@@ -163,10 +170,15 @@ fn files_shorter_than_a_sector_are_no_disks() {
 
 #[test]
 fn a_raw_disk_that_begins_like_another_format_needs_to_be_named() {
-    for magic in [&b"QFI\xFB\0\0\0\x02"[..], b"KDMV", b"conectix"] {
+    for (magic, kind) in [
+        (&b"QFI\xFB\0\0\0\x02"[..], Kind::Unsupported),
+        (b"KDMV", Kind::Unsupported),
+        (b"conectix", Kind::Malformed),
+    ] {
         let bytes = image(&[(0, magic), (0x1BE, &entry(0x80, 7, 63, 60)), SIGNATURE]);
         let error = open_bytes(&bytes, None).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().contains("--format raw"), "{error}");
         let opened = open_bytes(&bytes, Some("raw")).unwrap();
         assert_eq!(
             (opened.format, opened.evidence.as_str()),

@@ -5,10 +5,10 @@
 //! Knows: container, partition, volume, device, tree. Facts from: those rooms.
 //! Never: knows what a Windows is; writes.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use crate::{
-    container,
+    container::{self, Places, ScanOnly},
     device::{Device, Slice},
     error::{Error, Kind, Result},
     partition::{self, Scheme, Slot, Table},
@@ -45,6 +45,10 @@ pub struct Image {
     pub volumes: Vec<Volume>,
     /// The disk.
     pub disk: Device,
+    /// Where the disk's bytes lie in the file.
+    pub places: Places,
+    /// Why the container may be looked at and not written, if so.
+    pub scan_only: Option<ScanOnly>,
 }
 
 /// One slot of the partition table with what is in it.
@@ -66,6 +70,8 @@ pub struct Volume {
     pub kind: Option<volume::Kind>,
     /// The files, if declone can read them.
     pub content: Content,
+    /// Where the disk's bytes lie in the file.
+    pub places: Places,
 }
 
 /// What can be done with a volume.
@@ -97,17 +103,33 @@ impl Volume {
         self.start.checked_add(at.get())
     }
 
-    /// Down the ladder: volume to image file. In a raw image the disk is the file.
+    /// Down the ladder: volume to image file, if the container has room for that byte.
     #[must_use]
     pub fn image_offset(&self, at: VolumeOffset) -> Option<ImageOffset> {
-        self.disk_offset(at).map(|disk| ImageOffset(disk.get()))
+        let disk = self.disk_offset(at)?;
+        self.places.file_offset(disk.get()).map(ImageOffset)
     }
 
-    /// Up the ladder: image file to volume, if the byte lies in this volume.
+    /// Up the ladder: image file to volume, if the disk shows the byte and it lies in this volume.
     #[must_use]
     pub fn volume_offset(&self, at: ImageOffset) -> Option<VolumeOffset> {
-        let inside = at.get().checked_sub(self.start.get())?;
+        let disk = self.places.disk_offset(at.get())?;
+        let inside = disk.checked_sub(self.start.get())?;
         (inside < self.len).then_some(VolumeOffset(inside))
+    }
+
+    /// Up the ladder with whole ranges: those parts that lie in this volume.
+    #[must_use]
+    pub fn volume_ranges(&self, image: &[Range<u64>]) -> Vec<Range<u64>> {
+        let start = self.start.get();
+        let end = start.saturating_add(self.len);
+        self.places
+            .disk_ranges(image)
+            .iter()
+            .map(|range| range.start.max(start)..range.end.min(end))
+            .filter(|range| range.start < range.end)
+            .map(|range| range.start - start..range.end - start)
+            .collect()
     }
 
     /// Where a byte of a file lies in the volume, `None` in a hole or past the end.
@@ -160,7 +182,7 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
     let table = partition::read(&opened.disk)?;
     let mut volumes = Vec::new();
     for slot in &table.slots {
-        volumes.push(open_slot(&opened.disk, slot, options)?);
+        volumes.push(open_slot(&opened, slot, options)?);
     }
     if let Some(number) = options.partition
         && !volumes.iter().any(|volume| volume.partition == number)
@@ -183,10 +205,12 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         table,
         volumes,
         disk: opened.disk,
+        places: opened.places,
+        scan_only: opened.scan_only,
     })
 }
 
-fn open_slot(disk: &Device, slot: &Slot, options: &Options) -> Result<Volume> {
+fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Result<Volume> {
     let mut volume = Volume {
         partition: slot.number,
         start: DiskOffset(slot.start),
@@ -196,7 +220,9 @@ fn open_slot(disk: &Device, slot: &Slot, options: &Options) -> Result<Volume> {
         filesystem: "not looked at".to_owned(),
         kind: None,
         content: Content::Skipped,
+        places: opened.places.clone(),
     };
+    let disk = &opened.disk;
     if options
         .partition
         .is_some_and(|number| number != slot.number)

@@ -578,6 +578,14 @@ pub fn refusals(image: &Image, plan: &mut Plan, accept_dirty: bool) -> Vec<Error
             }));
         }
     }
+    if let Some(state) = &image.scan_only
+        && plan.has_edits()
+    {
+        out.push(
+            Error::refused(state.reason.clone())
+                .advise(format!("{}; scan works as it is", state.advice)),
+        );
+    }
     if let Some(reason) = &image.table.scan_only
         && plan.has_edits()
     {

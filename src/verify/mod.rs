@@ -20,7 +20,7 @@ use crate::{
     rules::Rule,
     text::WinPath,
     tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk},
-    units::FileOffset,
+    units::{FileOffset, VolumeOffset},
 };
 
 pub mod hive_witness;
@@ -147,11 +147,11 @@ fn look(
         if inside.is_empty() {
             continue;
         }
-        let start = volume.start.get();
         let (found, searched) = records.remove(&volume.partition).unwrap_or_default();
         for (record, inside, len, token) in found {
-            let offset = start.saturating_add(tree.record_offset(record, inside)?.get());
-            out.hits.push(Hit { offset, len, token });
+            let offset = tree.record_offset(record, inside)?.get();
+            let hit = Hit { offset, len, token };
+            out.hits.push(hit_in_image(volume, &hit)?);
         }
         out.searched
             .push((format!("partition {} $MFT", volume.partition), searched));
@@ -166,10 +166,9 @@ fn look(
         let device = image.volume_device(volume)?;
         for (label, ranges) in areas {
             let (hits, total) = searcher.find_all(device.as_ref(), None, &ranges, &|_| {})?;
-            out.hits.extend(hits.iter().map(|hit| Hit {
-                offset: hit.offset.saturating_add(start),
-                ..*hit
-            }));
+            for hit in &hits {
+                out.hits.push(hit_in_image(volume, hit)?);
+            }
             out.searched
                 .push((format!("partition {} {label}", volume.partition), total));
         }
@@ -253,12 +252,8 @@ pub fn structure(
         witness_volume(image, volume, want, &mut problems, &mut witnesses)?;
         let device = image.volume_device(volume)?;
         let (hits, _) = searcher.find_all(device.as_ref(), None, &inside, &|_| {})?;
-        let start = volume.start.get();
-        for hit in hits {
-            let there = Hit {
-                offset: hit.offset.saturating_add(start),
-                ..hit
-            };
+        for hit in &hits {
+            let there = hit_in_image(volume, hit)?;
             if gone.contains(&there) {
                 problems.push(format!(
                     "image offset {:#x}: nothing expected after wiping, found it again",
@@ -476,15 +471,21 @@ fn data_of(tree: &dyn FileTree, entry: &FileEntry) -> Result<Vec<Range<u64>>> {
 }
 
 /// Image ranges as ranges of one volume.
+/// As [`Volume::volume_ranges`]: what was written, seen from the volume.
 fn inside_volume(volume: &Volume, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
-    let start = volume.start.get();
-    let end = start.saturating_add(volume.len);
-    ranges
-        .iter()
-        .filter_map(|range| {
-            let from = range.start.max(start);
-            let to = range.end.min(end);
-            (from < to).then(|| from - start..to - start)
-        })
-        .collect()
+    volume.volume_ranges(ranges)
+}
+
+/// A hit in a volume as a hit in the image file.
+fn hit_in_image(volume: &Volume, hit: &Hit) -> Result<Hit> {
+    let offset = volume
+        .image_offset(VolumeOffset(hit.offset))
+        .ok_or_else(|| {
+            Error::internal(format!(
+                "verify: a place in the image for volume offset {:#x}",
+                hit.offset
+            ))
+        })?
+        .get();
+    Ok(Hit { offset, ..*hit })
 }

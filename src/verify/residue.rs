@@ -106,7 +106,13 @@ pub fn raw(
     let searcher = Searcher::new(tokens, generic)?;
     let ranges = data_ranges(device, 0..device.len())?;
     let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-    let (hits, _) = searcher.find_all(device, map, &ranges, &|done| tick(done, total))?;
+    let (mut hits, _) = searcher.find_all(device, map, &ranges, &|done| tick(done, total))?;
+    let across = across_seams(image, &searcher)?;
+    if !across.is_empty() {
+        hits.extend(across);
+        hits.sort_unstable();
+        hits.dedup();
+    }
     let mut out = Raw {
         hit_count: hits.len() as u64,
         searched: total,
@@ -115,6 +121,32 @@ pub fn raw(
     };
     out.hits = hits[..hits.len().min(limit)].to_vec();
     out.residues = place_hits(image, &out.hits, searcher.tokens(), tokens.len(), &[])?;
+    Ok(out)
+}
+
+/// Hits that begin in one block of a container and end in the next one of the disk, which lies
+/// elsewhere in the file.
+fn across_seams(image: &Image, searcher: &Searcher) -> Result<Vec<Hit>> {
+    let mut out = Vec::new();
+    let reach = searcher.overlap() as u64;
+    let mut buffer = Vec::new();
+    let mut hits = Vec::new();
+    for seam in image.places.seams() {
+        let start = seam.saturating_sub(reach);
+        let end = seam.saturating_add(reach).min(image.disk.len());
+        buffer.resize((end - start) as usize, 0);
+        image.disk.read_at(start, &mut buffer)?;
+        hits.clear();
+        searcher.find(&buffer, start, &mut hits);
+        for hit in &hits {
+            if hit.offset < seam
+                && hit.offset.saturating_add(hit.len) > seam
+                && let Some(offset) = image.places.file_offset(hit.offset)
+            {
+                out.push(Hit { offset, ..*hit });
+            }
+        }
+    }
     Ok(out)
 }
 
@@ -135,7 +167,10 @@ pub fn place_hits(
             token: tokens[hit.token].label.clone(),
             class: tokens[hit.token].class,
             place: Where::Outside,
-            owner: "outside every partition".to_owned(),
+            owner: match image.places.disk_offset(hit.offset) {
+                Some(_) => "outside every partition".to_owned(),
+                None => "a place of the container that its disk does not show".to_owned(),
+            },
             partition: None,
             volume_offset: None,
             image_offset: hit.offset,
