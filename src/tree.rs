@@ -15,13 +15,24 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
 
-/// A name to look for, folded; never a substring.
+/// A name to look for, folded; never something in the middle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern {
     /// Upper-cased units.
     pub folded: Vec<u16>,
-    /// Whether more may follow: `SOFTWARE.` finds `SOFTWARE.SAV`.
-    pub prefix: bool,
+    /// Which part of the name they are.
+    pub part: NamePart,
+}
+
+/// What of a name a pattern speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamePart {
+    /// All of it.
+    Whole,
+    /// More may follow: `SOFTWARE.` finds `SOFTWARE.SAV`.
+    Start,
+    /// Something may come before: `.HIV` finds `BACKUP.HIV`.
+    End,
 }
 
 impl NamePattern {
@@ -30,7 +41,7 @@ impl NamePattern {
     pub fn exact(name: &str) -> Self {
         Self {
             folded: name.encode_utf16().map(ascii_upcase).collect(),
-            prefix: false,
+            part: NamePart::Whole,
         }
     }
 
@@ -38,7 +49,16 @@ impl NamePattern {
     #[must_use]
     pub fn prefix(name: &str) -> Self {
         Self {
-            prefix: true,
+            part: NamePart::Start,
+            ..Self::exact(name)
+        }
+    }
+
+    /// Every name that ends so, in any case.
+    #[must_use]
+    pub fn suffix(name: &str) -> Self {
+        Self {
+            part: NamePart::End,
             ..Self::exact(name)
         }
     }
@@ -46,10 +66,10 @@ impl NamePattern {
     /// Whether an already folded name matches.
     #[must_use]
     pub fn matches_folded(&self, folded: &[u16]) -> bool {
-        if self.prefix {
-            folded.starts_with(&self.folded)
-        } else {
-            folded == self.folded
+        match self.part {
+            NamePart::Whole => folded == self.folded,
+            NamePart::Start => folded.starts_with(&self.folded),
+            NamePart::End => folded.ends_with(&self.folded),
         }
     }
 }
@@ -283,6 +303,17 @@ pub trait FileTree: fmt::Debug + Send + Sync {
         )))
     }
 
+    /// Fills the main data stream with zeros over its whole allocation: what it holds, what lies
+    /// behind its initialised length and behind its end. Lengths and everything else stay. Says how
+    /// many bytes were not zero.
+    fn erase(&self, id: FileId) -> Result<u64> {
+        let _ = id;
+        Err(Error::internal(format!(
+            "{}: this tree is read-only",
+            self.label()
+        )))
+    }
+
     /// Removes files with all their names and streams, frees and zeroes what they owned, wipes the
     /// slack of their records, neighbours' indexes and parents. All or nothing is the caller's:
     /// on an error the overlay is thrown away.
@@ -339,6 +370,8 @@ mod tests {
         let folded: Vec<u16> = "SOFTWARE.SAV".encode_utf16().collect();
         assert!(NamePattern::prefix("software.").matches_folded(&folded));
         assert!(!NamePattern::exact("software").matches_folded(&folded));
+        assert!(NamePattern::suffix(".sav").matches_folded(&folded));
+        assert!(!NamePattern::suffix(".sa").matches_folded(&folded));
         assert!(NamePattern::exact("Software.sav").matches_folded(&folded));
     }
 }

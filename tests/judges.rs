@@ -48,7 +48,7 @@ fn text(output: &Output) -> String {
 }
 
 /// The strict checkers, if this machine has them.
-fn checker(name: &str) -> Option<PathBuf> {
+pub fn checker(name: &str) -> Option<PathBuf> {
     let Some(dir) = std::env::var_os("DECLONE_TOOLS").map(PathBuf::from) else {
         eprintln!("{name}: NOT RUN, DECLONE_TOOLS is not set");
         return None;

@@ -16,6 +16,7 @@ mod clean;
 mod cli;
 mod crash_model;
 mod damage;
+mod dirty;
 mod disks;
 mod faults;
 mod fixtures;

@@ -148,10 +148,14 @@ pub fn hive_lines(bytes: &[u8]) -> Vec<String> {
             for value in values.unwrap() {
                 let value = value.unwrap();
                 let data = value.data().unwrap().into_vec().unwrap();
+                // Device properties in SYSTEM have types that only Windows knows.
+                let kind = match value.data_type() {
+                    Ok(kind) => format!("{kind:?}"),
+                    Err(error) => error.to_string(),
+                };
                 lines.push(format!(
-                    "[{path}] {} = {:?} {}",
+                    "[{path}] {} = {kind} {}",
                     value.name().unwrap(),
-                    value.data_type().unwrap(),
                     hex::encode(data)
                 ));
             }

@@ -167,6 +167,7 @@ fn a_damaged_hive_is_malformed_and_names_every_rung() {
         "file \\WINNT",
         "volume offset",
         "partition",
+        "disk offset",
         "image offset",
     ] {
         assert!(ran.out.contains(rung), "{rung}: {}", ran.out);

@@ -5,10 +5,10 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::{
-    error::{Error, Kind, Result},
+    error::{At, Error, Result},
     hive::{self, HiveEdit},
     image::{Image, Volume},
-    plan::{self, HivePlan, Plan, VolumePlan},
+    plan::{self, HiveBytes, HivePlan, Plan, VolumePlan},
     tree::{Disposition, FileEntry, FileTree, Listing, Removal},
     units::{FileOffset, ImageOffset},
 };
@@ -106,31 +106,13 @@ fn stage_volume(volume: &Volume, part: &VolumePlan, tokens: &[Vec<u8>]) -> Resul
     });
     staged.hives = hives?;
     for log in &part.log_wipes {
-        zero_file(tree, log).map_err(|error| error.at("file", log.path()))?;
-        staged.logs.push(log.path());
+        let stale = tree.erase(log.id).at("file", log.path())?;
+        if log.len > 0 || stale > 0 {
+            staged.logs.push(log.path());
+        }
     }
     staged.removal = removal.map_err(|_| Error::internal("removal: the thread died"))??;
     Ok(staged)
-}
-
-/// Fills a file with zeros. What lies behind its initialised length reads as zeros anyway and cannot
-/// be written; stale bytes there are the residue search's.
-fn zero_file(tree: &dyn FileTree, entry: &FileEntry) -> Result<()> {
-    const LARGE: u64 = 64 << 10;
-    const SMALL: u64 = 512;
-    let zeros = vec![0; LARGE as usize];
-    let mut at = 0;
-    let mut step = LARGE;
-    while at < entry.len {
-        let len = (entry.len - at).min(step);
-        match tree.overwrite(entry.id, FileOffset(at), &zeros[..len as usize]) {
-            Ok(()) => at += len,
-            Err(error) if error.kind() != Kind::Refused => return Err(error),
-            Err(_) if step == LARGE => step = SMALL,
-            Err(_) => return Ok(()),
-        }
-    }
-    Ok(())
 }
 
 fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Result<StagedHive> {
@@ -139,14 +121,60 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
     let extents = tree.extents(entry.id)?;
     let climb = |error: Error| plan::climb_hive(error, &path, &extents);
     let kept = hive.bytes.lock().ok().and_then(|mut kept| kept.take());
-    let mut bytes = match kept {
-        Some(bytes) => bytes,
-        None => crate::image::read_whole(tree, entry)?,
+    let opened = match kept {
+        Some(opened) => opened,
+        None => plan::open_hive(tree, entry, &hive.logs).map_err(climb)?,
     };
-    let checked = hive::check(&bytes).map_err(climb)?;
-    let before = checked.summary().digest;
-    let outcome = hive::edit(&mut bytes, &checked, edits, tokens).map_err(climb)?;
-    for range in &outcome.changed {
+    let staged = match opened {
+        HiveBytes::Clean(mut bytes) => {
+            let checked = hive::check(&bytes).map_err(climb)?;
+            let before = checked.summary().digest;
+            let outcome = hive::edit(&mut bytes, &checked, edits, tokens).map_err(climb)?;
+            let changed = outcome.changed.clone();
+            (bytes, before, outcome, changed, None)
+        }
+        HiveBytes::Replayed {
+            primary,
+            mut bytes,
+            replay,
+        } => {
+            // What is wrong with it need not be on disk: no place below the hive.
+            let climb = |error: Error| {
+                let error = error.at("hive", "after the replay of its logs");
+                plan::climb_hive(error, &path, &[])
+            };
+            let checked = hive::check(&bytes).map_err(climb)?;
+            let before = checked.summary().digest;
+            let outcome =
+                hive::edit_and_wipe(&mut bytes, &checked, edits, tokens).map_err(climb)?;
+            hive::seal(&mut bytes, &replay, entry.len).map_err(climb)?;
+            let changed = hive::differences(&primary, &bytes);
+            let note = format!(
+                "dirty: its logs were replayed first (entries {}, pages {}), the result is written \
+                 and needs no log",
+                replay.entries(),
+                replay.pages()
+            );
+            (bytes, before, outcome, changed, Some(note))
+        }
+        HiveBytes::Stuck { primary, why, .. } => {
+            let mut bytes = primary.clone();
+            hive::settle(&mut bytes).map_err(climb)?;
+            let checked = hive::check(&bytes).map_err(climb)?;
+            let before = checked.summary().digest;
+            let outcome =
+                hive::edit_and_wipe(&mut bytes, &checked, edits, tokens).map_err(climb)?;
+            let changed = hive::differences(&primary, &bytes);
+            let note = format!(
+                "DIRTY, EDITED AS IT WAS ON DISK (--accept-dirty): what only its logs held is lost; \
+                 {}",
+                why.what()
+            );
+            (bytes, before, outcome, changed, Some(note))
+        }
+    };
+    let (bytes, before, outcome, changed, note) = staged;
+    for range in &changed {
         let piece = usize::try_from(range.start)
             .ok()
             .zip(usize::try_from(range.end).ok())
@@ -159,7 +187,7 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
         entry: entry.clone(),
         edits: edits.to_vec(),
         digest: before.wrapping_sub(outcome.removed_digest),
-        changed: outcome.changed,
+        changed,
         done: HiveDone {
             path,
             values: outcome.values,
@@ -168,7 +196,7 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
             wiped_slack: outcome.wiped.slack_bytes,
             wiped_tail: outcome.wiped.tail_bytes,
             wiped_leaked: outcome.wiped.leaked_bytes,
-            notes: outcome.notes,
+            notes: note.into_iter().chain(outcome.notes).collect(),
         },
     })
 }

@@ -77,7 +77,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     })?;
     facts::fill(report, &image, &plan);
     host.check_reads()?;
-    refuse(&image, &mut plan, &options, report)?;
+    refuse(&image, &mut plan, &options, args.accept_dirty, report)?;
     let hash = |file: &HostFile| {
         clone::file_digest(file, &mut |done| bar.tick("hashing", done, file.len()))
     };
@@ -230,9 +230,23 @@ fn refuse(
     image: &Image,
     plan: &mut Plan,
     options: &Options,
+    accept_dirty: bool,
     report: &mut ImageReport,
 ) -> Result<()> {
-    let mut reasons = plan::refusals(image, plan);
+    let mut reasons = plan::refusals(image, plan, accept_dirty);
+    for error in plan.volumes.iter().flat_map(|part| &part.dirty) {
+        report.remarks.push(format!(
+            "--accept-dirty: THIS HIVE IS TAKEN AS IT IS ON DISK, and what only its logs hold is \
+             lost if it is edited; {}{}",
+            error.what(),
+            error
+                .trail()
+                .iter()
+                .filter(|place| ["file", "log", "partition"].contains(&place.space))
+                .map(|place| format!(", {} {}", place.space, place.value))
+                .collect::<String>()
+        ));
+    }
     // A volume that cannot be looked into may hold the identity: say so instead of "clean".
     let readable = image.volumes.iter().any(|volume| volume.tree().is_some());
     for volume in &image.volumes {
@@ -454,6 +468,14 @@ fn expect(staged: &StagedVolume, part: &plan::VolumePlan) -> Expected {
                 digest: hive.digest,
                 edits: hive.edits.clone(),
                 changed: hive.changed.clone(),
+                logs: part
+                    .hives
+                    .iter()
+                    .filter(|plan| plan.entry.id == hive.entry.id)
+                    .flat_map(|plan| &plan.logs)
+                    .filter(|log| part.log_wipes.iter().any(|wiped| wiped.id == log.id))
+                    .cloned()
+                    .collect(),
             })
             .collect(),
         gone: part

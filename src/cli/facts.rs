@@ -66,6 +66,7 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
                     role: hive.role.clone(),
                     state: hive.state.clone(),
                     len: hive.entry.len,
+                    replay: hive.replay.clone(),
                 })
                 .collect(),
             obstacles: part.obstacles.iter().map(ObstacleFacts::from).collect(),

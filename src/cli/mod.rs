@@ -147,6 +147,10 @@ struct CleanArgs {
     /// Also search every data extent of the image, and zero hits in free clusters
     #[arg(long)]
     prove: bool,
+    /// Clean a hive that was not written back completely as it is on disk when no log finishes it;
+    /// what only its logs hold is lost
+    #[arg(long)]
+    accept_dirty: bool,
     /// Replace an existing OUT
     #[arg(long)]
     force: bool,

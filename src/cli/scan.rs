@@ -70,7 +70,10 @@ pub(super) fn settle(report: &mut ImageReport, image: &Image, plan: &Plan) {
             Content::Broken(error) => Some(error),
             _ => None,
         });
-    let damaged = plan.volumes.iter().flat_map(|part| &part.blockers);
+    let damaged = plan
+        .volumes
+        .iter()
+        .flat_map(|part| part.blockers.iter().chain(&part.dirty));
     for error in broken.chain(damaged) {
         add_error(report, error);
     }

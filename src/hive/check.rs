@@ -122,10 +122,7 @@ pub fn check(bytes: &[u8]) -> Result<Checked> {
                 "hive header: equal sequence numbers expected, found {primary} and {secondary} \
                  (the newest changes are still in its logs)"
             ))
-            .advise(
-                "start this Windows, shut it down cleanly and capture it again; log replay comes in a \
-                 later version",
-            ));
+            .advise("start this Windows, shut it down cleanly and capture it again"));
         }
         State::BadChecksum { stored, computed } => {
             return Err(Error::refused(format!(
@@ -134,8 +131,8 @@ pub fn check(bytes: &[u8]) -> Result<Checked> {
                 header.seq1, header.seq2
             ))
             .advise(
-                "the last write was interrupted, or the header is damaged; log replay comes in a \
-                 later version",
+                "the last write was interrupted, or the header is damaged: start this Windows, shut it \
+                 down cleanly and capture it again",
             ));
         }
     }

@@ -105,6 +105,27 @@ pub fn edit(
     edits: &[HiveEdit],
     tokens: &[Vec<u8>],
 ) -> Result<EditOutcome> {
+    edit_with(bytes, checked, edits, tokens, false)
+}
+
+/// As [`edit`], and erases what is stale even when nothing matches: a log may have taken out what
+/// was looked for, and left its bytes.
+pub fn edit_and_wipe(
+    bytes: &mut [u8],
+    checked: &Checked,
+    edits: &[HiveEdit],
+    tokens: &[Vec<u8>],
+) -> Result<EditOutcome> {
+    edit_with(bytes, checked, edits, tokens, true)
+}
+
+fn edit_with(
+    bytes: &mut [u8],
+    checked: &Checked,
+    edits: &[HiveEdit],
+    tokens: &[Vec<u8>],
+    always: bool,
+) -> Result<EditOutcome> {
     if !checked.is_of(bytes) {
         return Err(Error::internal(
             "hive edit: the bytes that were checked expected, found others",
@@ -112,7 +133,7 @@ pub fn edit(
     }
     let (header, _) = read_base(bytes)?;
     let image = read_image(bytes, &header)?;
-    let Some(plan) = plan::make(image, checked, edits, tokens)? else {
+    let Some(plan) = plan::make(image, checked, edits, tokens, always)? else {
         return Ok(EditOutcome::default());
     };
     let tail_at = BASE_LEN.saturating_add(index(header.bins_len));

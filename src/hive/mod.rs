@@ -35,6 +35,8 @@ mod tests_edit;
 mod walk;
 
 pub use check::{Checked, Problem, Summary, check};
-pub use edit::{EditOutcome, HiveEdit, KeyPath, Wiped, edit};
-pub use log::{AppliedEntry, Fate, LogFormat, LogReport, Opened, Replay, differences, open, seal};
+pub use edit::{EditOutcome, HiveEdit, KeyPath, Wiped, edit, edit_and_wipe};
+pub use log::{
+    AppliedEntry, Fate, LogFormat, LogReport, Opened, Replay, differences, open, seal, settle,
+};
 pub use read::{BaseBlock, Hive, KeyRef, Probe, State, ValueRef, probe, read_base};

@@ -38,12 +38,13 @@ pub(super) struct Plan {
     pub(super) notes: Vec<String>,
 }
 
-/// Plans the edits; `None` when none of them finds anything.
+/// Plans the edits; `None` when none of them finds anything, unless `always`.
 pub(super) fn make(
     image: Image<'_>,
     checked: &Checked,
     edits: &[HiveEdit],
     tokens: &[Vec<u8>],
+    always: bool,
 ) -> Result<Option<Plan>> {
     let mut maker = Maker {
         image,
@@ -62,7 +63,7 @@ pub(super) fn make(
     for edit in edits {
         maker.resolve(edit, &mut values, &mut subtrees)?;
     }
-    if values.is_empty() && subtrees.is_empty() {
+    if values.is_empty() && subtrees.is_empty() && !always {
         return Ok(None);
     }
     let mut parents: Vec<u32> = Vec::with_capacity(subtrees.len());

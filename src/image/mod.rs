@@ -118,18 +118,21 @@ impl Volume {
         Ok(place_in(&tree.extents(id)?, at))
     }
 
-    /// An error from inside this volume, with the rungs below: partition and image offset.
+    /// An error from inside this volume, with the rungs below: partition, disk and image offset.
     #[must_use]
     pub fn climb(&self, error: Error) -> Error {
-        let image = error
+        let inside = error
             .trail()
             .iter()
             .rev()
             .find(|place| place.space == "volume offset")
             .and_then(|place| u64::from_str_radix(place.value.trim_start_matches("0x"), 16).ok())
-            .and_then(|at| self.image_offset(VolumeOffset(at)));
-        let error = error.at("partition", self.partition);
-        match image {
+            .map(VolumeOffset);
+        let mut error = error.at("partition", self.partition);
+        if let Some(at) = inside.and_then(|at| self.disk_offset(at)) {
+            error = error.at("disk offset", at);
+        }
+        match inside.and_then(|at| self.image_offset(at)) {
             Some(at) => error.at("image offset", at),
             None => error,
         }

@@ -3,17 +3,17 @@
 use std::sync::Mutex;
 
 use super::{
-    Finding, HivePlan, Subject, VolumePlan, ladder,
+    Finding, HiveBytes, HivePlan, Subject, View, VolumePlan, ladder, open_hive,
     tokens::{self, Class, Token},
 };
 use crate::{
     error::{Error, Kind, Place, Result},
-    hive::{Hive, HiveEdit, State, ValueRef},
+    hive::{Hive, HiveEdit, State, ValueRef, read_base},
     image::{Volume, place_in},
     rules::{Action, Rule, Target},
     text::{Name, escape},
-    tree::{Extent, FileTree, Storage},
-    units::{FileOffset, HiveOffset},
+    tree::{Extent, FileEntry, FileTree, Storage},
+    units::{FileOffset, HiveOffset, VolumeOffset},
     windows::{HiveFile, Role, Shape},
 };
 
@@ -91,59 +91,79 @@ fn read_hive(
     part: &mut VolumePlan,
 ) -> Result<HivePlan> {
     let path = file.entry.path();
-    let bytes = crate::image::read_whole(tree, &file.entry)?;
     let extents = tree.extents(file.entry.id)?;
     let at_file = |error: Error| climb_hive(error, &path, &extents);
-    let hive = Hive::open(&bytes).map_err(at_file)?;
-    let mut look = HiveLook {
-        volume,
-        extents: &extents,
-        path: &path,
-        hive: &hive,
-        tokens,
-        part,
-    };
-    let mut edits = Vec::new();
-    let mut unsure = None;
-    for rule in rules {
-        let found = look.rule(rule, &mut edits);
-        if let Err(error) = found {
-            unsure = Some(at_file(error));
+    let opened = open_hive(tree, &file.entry, &file.logs).map_err(at_file)?;
+    let mut look =
+        |bytes: &[u8], extents: &[Extent]| look_at(volume, &path, bytes, extents, rules, tokens);
+    let seen = match &opened {
+        HiveBytes::Clean(bytes) => look(bytes, &extents)?,
+        // Both reasons count: the logs do not finish it, and the file cannot be read as it is.
+        HiveBytes::Stuck { primary, why, .. } => look(primary, &extents)
+            .map_err(|error| error.advise(format!("it is dirty, too: {}", why.what())))?,
+        HiveBytes::Replayed { primary, bytes, .. } => {
+            let after = look(bytes, &[]).map_err(|error| error.at("hive", AFTER))?;
+            let on_disk = look(primary, &extents).unwrap_or_else(|error| {
+                part.skip(path.clone(), format!("as it is on disk: {error}"));
+                Look::default()
+            });
+            both_views(on_disk, after)
         }
-    }
-    if let Some(error) = unsure {
-        return Err(error);
-    }
-    if hive.skipped() > 0 {
+    };
+    if seen.skipped > 0 {
         part.skip(
             path.clone(),
-            format!("{} damaged entries of the hive", hive.skipped()),
+            format!("{} damaged entries of the hive", seen.skipped),
         );
     }
-    let state = match hive.state() {
-        State::Clean => "clean".to_owned(),
-        State::Dirty { primary, secondary } => {
-            format!("dirty: sequence numbers {primary} and {secondary}, its log was not applied")
-        }
-        State::BadChecksum { stored, computed } => {
-            format!("header checksum {stored:#010x} is wrong, {computed:#010x} expected")
-        }
+    let Look {
+        findings, edits, ..
+    } = seen;
+    let state = state_of(&opened)?;
+    let refuse = |what: String| {
+        Error::refused(what)
+            .at("file", &path)
+            .at("partition", volume.partition)
     };
-    if hive.state() != State::Clean {
-        let live = matches!(file.role, Role::Live(_));
-        if live || !edits.is_empty() {
+    match &opened {
+        HiveBytes::Clean(_) => {}
+        HiveBytes::Replayed { replay, .. }
+            if !edits.is_empty() && replay.len_after > file.entry.len =>
+        {
             part.blockers.push(
-                Error::refused(format!("{role}: a clean hive expected, found it {state}"))
-                    .at("file", &path)
-                    .at("partition", volume.partition)
-                    .advise(
-                        "start and shut down Windows once on the master; replaying the log is \
-                         not in this version",
-                    ),
+                refuse(format!(
+                    "{role}: a hive that fits into its file after the replay of its logs expected, \
+                     found {} bytes for a file of {}, and declone never allocates",
+                    replay.len_after, file.entry.len
+                ))
+                .advise("start and shut down Windows once on the master, then capture it again"),
             );
         }
-        part.skip(path.clone(), format!("{state}; shown as it is on disk"));
+        HiveBytes::Replayed { .. } => {}
+        HiveBytes::Stuck { why, .. } => {
+            if matches!(file.role, Role::Live(_)) || !edits.is_empty() {
+                let what = why.what().trim_start_matches("hive: ");
+                let mut error = Error::refused(format!("{role}: {what}"));
+                for place in why.trail() {
+                    error = error.at(place.space, &place.value);
+                }
+                error = error.at("file", &path);
+                if let Some(at) = place_in_log(tree, &file.logs, why) {
+                    error = error.at("volume offset", at);
+                }
+                part.dirty.push(volume.climb(error).advise(
+                    "start and shut down Windows once on the master, then capture it again; or \
+                     clean it as it is on disk with --accept-dirty, which throws away what only \
+                     its logs hold",
+                ));
+            }
+            part.skip(
+                path.clone(),
+                format!("{state}; shown as it is on disk: {}", why.what()),
+            );
+        }
     }
+    part.findings.extend(findings);
     if !matches!(file.entry.storage, Storage::Plain | Storage::Resident) && !edits.is_empty() {
         part.blockers.push(
             Error::refused(format!(
@@ -158,9 +178,135 @@ fn read_hive(
         entry: file.entry.clone(),
         role: role.to_owned(),
         state,
+        replay: opened.log_facts(),
+        logs: file.logs.clone(),
         edits,
-        bytes: Mutex::new(first.then_some(bytes)),
+        bytes: Mutex::new(first.then_some(opened)),
     })
+}
+
+/// Where in the volume a fault in a log is.
+fn place_in_log(tree: &dyn FileTree, logs: &[FileEntry], why: &Error) -> Option<VolumeOffset> {
+    let value = |space| why.trail().iter().find(|place| place.space == space);
+    let (name, at) = (value("log")?, value("log offset")?);
+    let log = logs.iter().find(|log| log.path() == name.value)?;
+    let at = u64::from_str_radix(at.value.trim_start_matches("0x"), 16).ok()?;
+    place_in(&tree.extents(log.id).ok()?, FileOffset(at))
+}
+
+/// A rung for what is not on disk but in a log.
+const AFTER: &str = "after the replay of its logs";
+
+/// The state of the file on disk, and what its logs make of it.
+fn state_of(opened: &HiveBytes) -> Result<String> {
+    let (state, logs) = match opened {
+        HiveBytes::Clean(_) => return Ok("clean".to_owned()),
+        HiveBytes::Stuck { primary, .. } => {
+            (read_base(primary)?.1, "no log finishes it".to_owned())
+        }
+        HiveBytes::Replayed { replay, .. } => (
+            replay.state,
+            format!(
+                "finished by its logs (entries {}, pages {})",
+                replay.entries(),
+                replay.pages()
+            ),
+        ),
+    };
+    Ok(match state {
+        State::Clean => "clean".to_owned(),
+        State::Dirty { primary, secondary } => {
+            format!("dirty: sequence numbers {primary} and {secondary}, {logs}")
+        }
+        State::BadChecksum { stored, computed } => format!(
+            "dirty: header checksum {stored:#010x} is wrong, {computed:#010x} expected, {logs}"
+        ),
+    })
+}
+
+/// What the rules see in one view of a hive.
+#[derive(Default)]
+struct Look {
+    findings: Vec<Finding>,
+    edits: Vec<HiveEdit>,
+    skipped: u64,
+}
+
+fn look_at(
+    volume: &Volume,
+    path: &str,
+    bytes: &[u8],
+    extents: &[Extent],
+    rules: &[Rule],
+    tokens: &mut Vec<Token>,
+) -> Result<Look> {
+    let at_file = |error: Error| climb_hive(error, path, extents);
+    let hive = Hive::open(bytes).map_err(at_file)?;
+    let mut look = HiveLook {
+        volume,
+        extents,
+        path,
+        hive: &hive,
+        tokens,
+        findings: Vec::new(),
+    };
+    let mut edits = Vec::new();
+    let mut unsure = None;
+    for rule in rules {
+        let found = look.rule(rule, &mut edits);
+        if let Err(error) = found {
+            unsure = Some(at_file(error));
+        }
+    }
+    if let Some(error) = unsure {
+        return Err(error);
+    }
+    Ok(Look {
+        findings: look.findings,
+        edits,
+        skipped: hive.skipped(),
+    })
+}
+
+/// One list of both views; what is in one of them only says so.
+fn both_views(on_disk: Look, mut after: Look) -> Look {
+    let mut out = Look {
+        edits: on_disk.edits,
+        skipped: on_disk.skipped.saturating_add(after.skipped),
+        findings: Vec::new(),
+    };
+    for edit in after.edits {
+        if !out.edits.contains(&edit) {
+            out.edits.push(edit);
+        }
+    }
+    for mut finding in on_disk.findings {
+        let same = |other: &Finding| {
+            (&other.rule, &other.subject, &other.evidence)
+                == (&finding.rule, &finding.subject, &finding.evidence)
+        };
+        finding.view = Some(match after.findings.iter().position(same) {
+            Some(at) => {
+                after.findings.remove(at);
+                View::Both
+            }
+            None => {
+                finding
+                    .evidence
+                    .push_str(" (on disk only: its logs change it)");
+                View::OnDisk
+            }
+        });
+        out.findings.push(finding);
+    }
+    for mut finding in after.findings {
+        finding.view = Some(View::AfterReplay);
+        finding
+            .evidence
+            .push_str(" (after the replay of its logs only: not on disk)");
+        out.findings.push(finding);
+    }
+    out
 }
 
 /// Adds the rungs of a hive file to an error from inside the hive.
@@ -184,7 +330,7 @@ struct HiveLook<'a, 'b> {
     path: &'a str,
     hive: &'a Hive<'b>,
     tokens: &'a mut Vec<Token>,
-    part: &'a mut VolumePlan,
+    findings: Vec<Finding>,
 }
 
 impl HiveLook<'_, '_> {
@@ -264,7 +410,7 @@ impl HiveLook<'_, '_> {
             },
             |text| escape(&text),
         );
-        self.part.findings.push(Finding {
+        self.findings.push(Finding {
             rule: rule.id.clone(),
             title: rule.title.clone(),
             step: rule.step.clone(),
@@ -276,6 +422,7 @@ impl HiveLook<'_, '_> {
                 reg_type: value.kind,
                 data_len: value.data_len,
             },
+            view: None,
             action: rule.effective_action(),
             evidence: shown,
             places: self.places(value.offset),
@@ -306,7 +453,7 @@ impl HiveLook<'_, '_> {
         if !names.is_empty() {
             evidence.push_str(&format!(": {}{more}", names.join(", ")));
         }
-        self.part.findings.push(Finding {
+        self.findings.push(Finding {
             rule: rule.id.clone(),
             title: rule.title.clone(),
             step: rule.step.clone(),
@@ -315,6 +462,7 @@ impl HiveLook<'_, '_> {
                 hive: self.path.to_owned(),
                 key: format!("{parent}\\{name}"),
             },
+            view: None,
             action: rule.effective_action(),
             evidence,
             places: self.places(self.hive.offset(key)),

@@ -13,16 +13,17 @@ use crate::{
     hive::HiveEdit,
     image::{Content, Image, Volume},
     rules::{Action, Rule, Target},
-    text::{Name, WinPath},
     tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage},
     units::{FileOffset, VolumeOffset},
-    windows::{self},
+    windows::{self, Store, StoreKind},
 };
 
 mod hives;
+mod opening;
 pub mod tokens;
 
 pub use hives::climb_hive;
+pub use opening::{HiveBytes, LogFact, LogFacts, open_hive};
 
 use tokens::{Class, Token};
 
@@ -61,10 +62,13 @@ pub struct VolumePlan {
     pub listing: Listing,
     /// What the pass over the file records could not read.
     pub problems: Vec<String>,
+    /// Hives that are dirty while no log finishes them: they forbid a clean, unless the user wants
+    /// them as they are (`--accept-dirty`).
+    pub dirty: Vec<Error>,
     /// Transaction logs that stay as they are, to be searched for leftovers.
     pub logs: Vec<FileEntry>,
-    /// Transaction logs of clean hives that are edited: Windows ignores them, and they hold old
-    /// copies of what is taken out. They are filled with zeros, length kept.
+    /// Transaction logs of hives that are edited: afterwards Windows needs them no more, and they
+    /// hold old copies of what is taken out. They are filled with zeros, length kept.
     pub log_wipes: Vec<FileEntry>,
 }
 
@@ -77,11 +81,15 @@ pub struct HivePlan {
     pub role: String,
     /// Clean, dirty ...
     pub state: String,
+    /// What its logs did, if it is dirty.
+    pub replay: Option<LogFacts>,
+    /// Its transaction logs.
+    pub logs: Vec<FileEntry>,
     /// What to take out; empty if nothing matched.
     pub edits: Vec<HiveEdit>,
     /// The bytes as read, kept for the first hive that is to be edited, so that a large hive is not
     /// read twice; taken by the stage.
-    pub bytes: Mutex<Option<Vec<u8>>>,
+    pub bytes: Mutex<Option<HiveBytes>>,
 }
 
 /// A match of a rule.
@@ -97,6 +105,8 @@ pub struct Finding {
     pub partition: u32,
     /// What was found.
     pub subject: Subject,
+    /// Where in a dirty hive: on disk, or after its logs are replayed.
+    pub view: Option<View>,
     /// What the plan does about it.
     pub action: Action,
     /// The evidence in words.
@@ -105,8 +115,20 @@ pub struct Finding {
     pub places: Vec<Place>,
 }
 
+/// In which state of a dirty hive something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// Only in the file as it is: its logs take it out or change it.
+    OnDisk,
+    /// Only in what Windows would see: it comes from a log.
+    AfterReplay,
+    /// In both.
+    Both,
+}
+
 /// What a finding is about.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Subject {
     /// A registry value.
@@ -276,9 +298,13 @@ fn plan_volume(
         );
     }
     part.obstacles = tree.obstacles()?;
-    let (installations, hive_files) = windows::recognise(tree, &census)?;
-    part.installations = installations.iter().map(|i| i.root.to_string()).collect();
-    for file in &hive_files {
+    let found = windows::recognise(tree, &census)?;
+    part.installations = found
+        .installations
+        .iter()
+        .map(|i| i.root.to_string())
+        .collect();
+    for file in &found.hives {
         hives::plan_hive(
             volume,
             tree,
@@ -289,7 +315,8 @@ fn plan_volume(
             &mut part,
         )?;
     }
-    sort_logs(&mut part);
+    sort_logs(tree, &mut part)?;
+    name_stores(found.stores, &mut part);
     for entry in &census.found {
         plan_file(volume, tree, entry, rules, tokens, &mut part)?;
     }
@@ -316,33 +343,78 @@ fn refuse_two_faces(part: &mut VolumePlan) {
     }
 }
 
-/// Logs beside a hive that is edited are wiped; the others are left, and listed.
-fn sort_logs(part: &mut VolumePlan) {
-    let dirs: Vec<&[Name]> = part
-        .hives
-        .iter()
-        .filter(|hive| !hive.edits.is_empty())
-        .flat_map(|hive| &hive.entry.paths)
-        .filter_map(|path| path.0.split_last().map(|(_, dir)| dir))
-        .collect();
-    let (wipes, logs): (Vec<FileEntry>, Vec<FileEntry>) =
-        part.logs.iter().cloned().partition(|log| {
-            let beside = |path: &WinPath| {
-                path.0
-                    .split_last()
-                    .is_some_and(|(_, dir)| dirs.contains(&dir))
-            };
-            matches!(log.storage, Storage::Plain | Storage::Resident)
-                && log.paths.iter().any(beside)
-        });
-    for log in &logs {
+/// The logs of a hive that is edited are wiped; the others are left, and listed.
+fn sort_logs(tree: &dyn FileTree, part: &mut VolumePlan) -> Result<()> {
+    for log in std::mem::take(&mut part.logs) {
+        let is_its = |other: &FileEntry| other.id == log.id;
+        let mut hives = part.hives.iter().filter(|hive| !hive.edits.is_empty());
+        let hive = hives.find(|hive| hive.logs.iter().any(is_its));
+        let reason = match hive {
+            None => Some("its hive is not edited".to_owned()),
+            Some(_) => opening::why_not_erased(tree, &log)?,
+        };
+        let Some(reason) = reason else {
+            part.log_wipes.push(log);
+            continue;
+        };
+        if let Some(hive) = hive.filter(|hive| hive.replay.is_some()) {
+            part.blockers.push(
+                Error::refused(format!(
+                    "log of a dirty hive: one that can be filled with zeros expected, {reason}"
+                ))
+                .at("file", log.path())
+                .at("hive", hive.entry.path())
+                .at("partition", part.partition)
+                .advise("start and shut down Windows once on the master, then capture it again"),
+            );
+        }
+        if log.len > 0 {
+            part.skip(
+                log.path(),
+                format!("transaction log: searched for leftovers, left as it is ({reason})"),
+            );
+            part.logs.push(log);
+        }
+    }
+    Ok(())
+}
+
+/// Most files of one sort that are named one by one.
+const MAX_STORES: usize = 20;
+
+/// What no rule looks into is named; the kernel's transaction logs are searched, too. They are never
+/// written: what Windows makes of one that is all zeros is not known.
+fn name_stores(stores: Vec<Store>, part: &mut VolumePlan) {
+    let (logs, others): (Vec<Store>, Vec<Store>) = stores
+        .into_iter()
+        .partition(|store| store.kind == StoreKind::TransactionLog);
+    if let Some(first) = logs.first() {
         part.skip(
-            log.path(),
-            "transaction log: searched for leftovers, left as it is",
+            format!("{} ({} such files)", first.entry.path(), logs.len()),
+            "logs of the kernel's transaction manager beside the hives: searched for leftovers, \
+             never changed",
         );
     }
-    part.log_wipes = wipes;
-    part.logs = logs;
+    part.logs.extend(logs.into_iter().map(|store| store.entry));
+    for store in others.iter().take(MAX_STORES) {
+        part.skip(
+            store.entry.path(),
+            match store.kind {
+                StoreKind::ShadowCopy => {
+                    "a shadow copy: an older state of this volume, whatever was in it; delete it in \
+                     Windows before the capture (vssadmin delete shadows /all)"
+                }
+                _ => "an image file inside the volume: not opened",
+            },
+        );
+    }
+    if others.len() > MAX_STORES {
+        let more = others.len() - MAX_STORES;
+        part.skip(
+            format!("{more} more image files and shadow copies"),
+            "not opened",
+        );
+    }
 }
 
 fn plan_file(
@@ -405,6 +477,7 @@ fn plan_file(
                     .collect(),
                 len: entry.len,
             },
+            view: None,
             action,
             evidence,
             places,
@@ -490,10 +563,13 @@ fn ladder(volume: &Volume, at: VolumeOffset, places: &mut Vec<Place>) {
 
 /// Everything that forbids a clean of this image, worst first; empty means it may be written.
 #[must_use]
-pub fn refusals(image: &Image, plan: &mut Plan) -> Vec<Error> {
+pub fn refusals(image: &Image, plan: &mut Plan, accept_dirty: bool) -> Vec<Error> {
     let mut out = Vec::new();
     for (volume, part) in image.volumes.iter().zip(&mut plan.volumes) {
         out.append(&mut part.blockers);
+        if !accept_dirty {
+            out.append(&mut part.dirty);
+        }
         if part.has_edits() {
             out.extend(part.obstacles.iter().map(|obstacle| {
                 Error::refused(obstacle.what.clone())

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     apply::stage::HiveDone,
     error::{Error, Kind, Place},
-    plan::{Finding, NotScanned, tokens::Token},
+    plan::{Finding, LogFacts, NotScanned, tokens::Token},
     tree::{Obstacle, Removal},
     verify::residue::Residue,
 };
@@ -125,6 +125,8 @@ pub struct HiveFacts {
     pub state: String,
     /// Length.
     pub len: u64,
+    /// What its logs did, if it is dirty.
+    pub replay: Option<LogFacts>,
 }
 
 /// As [`Obstacle`].

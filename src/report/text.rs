@@ -163,6 +163,13 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
             size(hive.len),
             hive.state
         )?;
+        for log in hive.replay.iter().flat_map(|replay| &replay.logs) {
+            let fate = log.fate.replace('_', " ");
+            writeln!(out, "      {} ({}): {fate}", log.path, size(log.len))?;
+            if !log.detail.is_empty() {
+                writeln!(out, "        {}", log.detail)?;
+            }
+        }
     }
     for obstacle in &volume.obstacles {
         writeln!(out, "    must not be written: {}", obstacle.what)?;
@@ -255,7 +262,7 @@ fn write_done(out: &mut String, done: &Done) -> fmt::Result {
     for log in &done.logs {
         writeln!(
             out,
-            "  {log}: transaction log of a clean hive, filled with zeros"
+            "  {log}: transaction log, filled with zeros to the end of its last cluster"
         )?;
     }
     for removal in &done.removals {

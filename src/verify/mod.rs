@@ -57,6 +57,8 @@ pub struct ExpectedHive {
     pub edits: Vec<HiveEdit>,
     /// Which bytes of the file were written.
     pub changed: Vec<Range<u64>>,
+    /// Its transaction logs that were filled with zeros.
+    pub logs: Vec<FileEntry>,
 }
 
 /// The result of a look at a staged image.
@@ -342,6 +344,9 @@ fn verify_hives(image: &Image, expected: &[Expected], searcher: &Searcher) -> Re
                     }
                 }
             }
+            if let Some(problem) = needs_its_logs(tree, &bytes, &wanted.logs)? {
+                out.problems.push(format!("{path}: {problem}"));
+            }
             let mut hits = Vec::new();
             searcher.find(&bytes, 0, &mut hits);
             let extents = tree.extents(wanted.entry.id)?;
@@ -374,6 +379,27 @@ fn verify_hives(image: &Image, expected: &[Expected], searcher: &Searcher) -> Re
         }
     }
     Ok(out)
+}
+
+/// A hive that was edited must be clean, and its logs must hold nothing.
+fn needs_its_logs(tree: &dyn FileTree, bytes: &[u8], logs: &[FileEntry]) -> Result<Option<String>> {
+    let mut read = Vec::new();
+    for log in logs {
+        read.push((log.path(), crate::image::read_whole(tree, log)?));
+    }
+    let given: Vec<(&str, &[u8])> = read
+        .iter()
+        .map(|(path, bytes)| (path.as_str(), bytes.as_slice()))
+        .collect();
+    let wrong = |what: &str| Some(format!("a clean hive without logs expected, found {what}"));
+    Ok(match hive::open(bytes, &given) {
+        Ok(hive::Opened::Clean { logs }) => logs
+            .iter()
+            .find(|log| !matches!(log.fate, hive::Fate::Empty))
+            .and_then(|log| wrong(&format!("something in {}", log.name))),
+        Ok(_) => wrong("it dirty"),
+        Err(error) => wrong(&error.to_string()),
+    })
 }
 
 fn witness_volume(

@@ -26,7 +26,7 @@ pub enum Role {
     Live(usize),
     /// A copy that Windows or a person can put back, with what it is called.
     Copy(&'static str),
-    /// A transaction log of a hive.
+    /// A transaction log, by its name.
     Log,
 }
 
@@ -50,17 +50,85 @@ pub struct HiveFile {
     pub role: Role,
     /// What is in it.
     pub shape: Shape,
+    /// Its transaction logs: in the same directory, with the hive's name and `.LOG`, `.LOG1`,
+    /// `.LOG2`.
+    pub logs: Vec<FileEntry>,
 }
 
-/// The names by which hives and their copies are found in one pass over the volume.
+/// What a log's name has more than its hive's.
+const LOG_ENDINGS: [&str; 3] = [".LOG", ".LOG1", ".LOG2"];
+
+/// What lies beside hives, or holds whole volumes, and may keep the identity where no rule looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A log of the kernel's transaction manager beside a hive (`*.blf`, `*.regtrans-ms`, `TxR`).
+    TransactionLog,
+    /// An image file: a volume of its own.
+    ImageFile,
+    /// A shadow copy: an older state of the volume.
+    ShadowCopy,
+}
+
+/// A file that no rule looks into.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The file.
+    pub entry: FileEntry,
+    /// What it is.
+    pub kind: StoreKind,
+}
+
+/// What of Windows is on a volume.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Where Windows is.
+    pub installations: Vec<Installation>,
+    /// Hives, their copies and their logs.
+    pub hives: Vec<HiveFile>,
+    /// What is only searched or only named.
+    pub stores: Vec<Store>,
+}
+
+const TRANSACTION_ENDINGS: [&str; 2] = [".regtrans-ms", ".blf"];
+const IMAGE_ENDINGS: [&str; 3] = [".wim", ".esd", ".swm"];
+/// The provider's id that ends the name of every shadow copy.
+const SHADOW_ENDING: &str = "{3808876b-c176-4e48-b7ae-04046e6cc752}";
+/// How Windows names what is in the recycle bin: since Vista, before.
+const RECYCLED_NAMES: [&str; 2] = ["$R", "Dc"];
+/// The recycle bin: since Vista, before.
+const RECYCLE_BINS: [&str; 2] = ["$Recycle.Bin", "RECYCLER"];
+/// Hives that `reg save` and people call so.
+const HIVE_ENDING: &str = ".hiv";
+
+/// The names by which all of this is found in one pass over the volume.
 #[must_use]
 pub fn patterns() -> Vec<NamePattern> {
-    vec![
+    let mut patterns = hive_patterns();
+    let endings = TRANSACTION_ENDINGS.iter().chain(&IMAGE_ENDINGS);
+    patterns.extend(endings.map(|ending| NamePattern::suffix(ending)));
+    patterns.push(NamePattern::suffix(SHADOW_ENDING));
+    patterns.extend(RECYCLED_NAMES.map(NamePattern::prefix));
+    patterns
+}
+
+/// The names of hives, their copies and their logs.
+fn hive_patterns() -> Vec<NamePattern> {
+    let mut patterns = vec![
         NamePattern::exact("SOFTWARE"),
         NamePattern::prefix("SOFTWARE."),
         NamePattern::exact("_REGISTRY_MACHINE_SOFTWARE"),
-    ]
+        NamePattern::prefix("_REGISTRY_MACHINE_SOFTWARE."),
+        NamePattern::suffix(HIVE_ENDING),
+    ];
+    let logs = LOG_ENDINGS.iter().map(|log| format!("{HIVE_ENDING}{log}"));
+    patterns.extend(logs.map(|log| NamePattern::suffix(&log)));
+    patterns
 }
+
+/// Copies that only their name or their ending tells.
+const COPY: &str = "copy";
+const HIVE_FILE: &str = "hive file (*.hiv)";
+const RECYCLED: &str = "copy in the recycle bin";
 
 fn ends_with(path: &[Name], tail: &[&str]) -> bool {
     path.len() >= tail.len()
@@ -76,20 +144,18 @@ fn is_named_like_a_hive(name: &Name) -> bool {
         .iter()
         .map(|u| crate::text::ascii_upcase(*u))
         .collect();
-    patterns()
+    hive_patterns()
         .iter()
         .any(|pattern| pattern.matches_folded(&folded))
 }
 
 /// Sorts the census of one volume into installations and hive files.
-pub fn recognise(
-    tree: &dyn FileTree,
-    census: &Census,
-) -> Result<(Vec<Installation>, Vec<HiveFile>)> {
+pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
     let mut installations = Vec::new();
     let mut files = Vec::new();
     for entry in &census.found {
-        if entry.is_directory || !entry.names.iter().any(is_named_like_a_hive) {
+        let is_named_so = entry.names.iter().any(is_named_like_a_hive);
+        if entry.is_directory || !(is_named_so || is_recycled(entry)) {
             continue;
         }
         let live = entry.paths.iter().find(|path| {
@@ -104,37 +170,144 @@ pub fn recognise(
         };
         let shape = shape_of(tree, entry);
         // A directory or program that happens to be called "Software.something" is nobody's hive.
-        if matches!(role, Role::Copy("copy")) && !matches!(shape, Shape::Hive) {
+        let by_name_only = matches!(role, Role::Copy(COPY | HIVE_FILE | RECYCLED));
+        if by_name_only && !matches!(shape, Shape::Hive) {
             continue;
         }
         files.push(HiveFile {
             entry: entry.clone(),
             role,
             shape,
+            logs: Vec::new(),
         });
     }
-    Ok((installations, files))
+    let logs: Vec<FileEntry> = files
+        .iter()
+        .filter(|file| file.role == Role::Log)
+        .map(|file| file.entry.clone())
+        .collect();
+    for file in files.iter_mut().filter(|file| file.role != Role::Log) {
+        let own = |log: &&FileEntry| is_log_of(log, &file.entry);
+        file.logs = logs.iter().filter(own).cloned().collect();
+    }
+    let stores = stores(tree, census, &files);
+    Ok(Found {
+        installations,
+        hives: files,
+        stores,
+    })
+}
+
+fn stores(tree: &dyn FileTree, census: &Census, hives: &[HiveFile]) -> Vec<Store> {
+    let config: Vec<&[Name]> = hives
+        .iter()
+        .filter(|file| matches!(file.role, Role::Live(_)))
+        .flat_map(|file| &file.entry.paths)
+        .filter_map(|path| path.0.split_last().map(|(_, dir)| dir))
+        .collect();
+    let beside = |path: &WinPath| {
+        path.0.split_last().is_some_and(|(_, dir)| {
+            let above = dir.split_last().filter(|(last, _)| last.eq_ascii("TxR"));
+            config.contains(&dir) || above.is_some_and(|(_, dir)| config.contains(&dir))
+        })
+    };
+    let is = |entry: &FileEntry, endings: &[&str]| {
+        let mut names = entry.paths.iter().filter_map(|path| path.0.last());
+        names.any(|name| endings.iter().any(|end| stem(name, end).is_some()))
+    };
+    let kind = |entry: &FileEntry| {
+        if is(entry, &TRANSACTION_ENDINGS) && entry.paths.iter().any(beside) {
+            Some(StoreKind::TransactionLog)
+        } else if is(entry, &IMAGE_ENDINGS) && begins_with(tree, entry, b"MSWIM\0\0\0") {
+            Some(StoreKind::ImageFile)
+        } else if is(entry, &[SHADOW_ENDING]) {
+            Some(StoreKind::ShadowCopy)
+        } else {
+            None
+        }
+    };
+    let files = census.found.iter().filter(|entry| !entry.is_directory);
+    files
+        .filter_map(|entry| {
+            Some(Store {
+                kind: kind(entry)?,
+                entry: entry.clone(),
+            })
+        })
+        .collect()
+}
+
+/// An unreadable file is taken for what its name says.
+fn begins_with(tree: &dyn FileTree, entry: &FileEntry, magic: &[u8; 8]) -> bool {
+    let mut head = [0; 8];
+    entry.len >= 8 && (tree.read_at(entry.id, FileOffset(0), &mut head).is_err() || head == *magic)
+}
+
+/// What comes before this ending.
+fn stem(name: &Name, ending: &str) -> Option<Name> {
+    let at = name.units().len().checked_sub(ending.len())?;
+    let (stem, rest) = name.units().split_at(at);
+    let ends_so = crate::text::eq_ascii(rest, ending);
+    ends_so.then(|| Name(stem.to_vec()))
+}
+
+/// The hive's name in this name, if it is a log's.
+fn hive_name(log: &Name) -> Option<Name> {
+    LOG_ENDINGS
+        .iter()
+        .find_map(|ending| stem(log, ending).filter(|stem| !stem.units().is_empty()))
+}
+
+fn is_log_of(log: &FileEntry, hive: &FileEntry) -> bool {
+    let beside = |log: &WinPath, hive: &WinPath| {
+        let (Some((log, log_dir)), Some((hive, hive_dir))) =
+            (log.0.split_last(), hive.0.split_last())
+        else {
+            return false;
+        };
+        log_dir == hive_dir && hive_name(log).is_some_and(|name| name.eq_registry(hive))
+    };
+    log.paths
+        .iter()
+        .any(|log| hive.paths.iter().any(|hive| beside(log, hive)))
+}
+
+/// A file that lies in a user's recycle bin itself: it has lost its name.
+fn is_recycled(entry: &FileEntry) -> bool {
+    entry.paths.iter().any(|path| match path.0.as_slice() {
+        [bin, _, _] => RECYCLE_BINS.iter().any(|name| bin.eq_ascii(name)),
+        _ => false,
+    })
 }
 
 fn role_of_copy(entry: &FileEntry) -> Role {
     let any = |tail: &[&str]| entry.paths.iter().any(|path| ends_with(&path.0, tail));
-    let is_log = entry.names.iter().any(|name| {
-        ["SOFTWARE.LOG", "SOFTWARE.LOG1", "SOFTWARE.LOG2"]
-            .iter()
-            .any(|log| name.eq_ascii(log))
-    });
-    if is_log {
+    // Not by its DOS alias: that of "Software.logbook" ends like a log's name.
+    let mut names = entry.paths.iter().filter_map(|path| path.0.last());
+    if is_recycled(entry) {
+        Role::Copy(RECYCLED)
+    } else if names.any(|name| hive_name(name).is_some()) {
         Role::Log
     } else if any(&["RegBack", "SOFTWARE"]) || any(&["RegBack", "SOFTWARE.OLD"]) {
         Role::Copy("RegBack copy")
     } else if any(&["repair", "software"]) || any(&["repair", "software._"]) {
         Role::Copy("repair copy")
+    } else if any(&["software._"]) {
+        Role::Copy("compressed copy")
     } else if any(&["_REGISTRY_MACHINE_SOFTWARE"]) {
         Role::Copy("System Restore copy")
     } else if any(&["config", "SOFTWARE.SAV"]) {
         Role::Copy("setup's copy (.SAV)")
     } else {
-        Role::Copy("copy")
+        let is_hiv = |path: &WinPath| {
+            path.0
+                .last()
+                .is_some_and(|n| stem(n, HIVE_ENDING).is_some())
+        };
+        Role::Copy(match entry.paths.iter().any(is_hiv) {
+            true => HIVE_FILE,
+            false => COPY,
+        })
     }
 }
 

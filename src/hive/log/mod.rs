@@ -218,6 +218,16 @@ pub fn seal(bytes: &mut [u8], replay: &Replay, space: u64) -> Result<()> {
     put(bytes, base::CHECKSUM, &sum, "hive header")
 }
 
+/// Declares a dirty primary file finished as it is, although no log finishes it: both sequence
+/// numbers are those of the write that was interrupted, the checksum is right. An error changes
+/// nothing.
+pub fn settle(bytes: &mut [u8]) -> Result<()> {
+    let (header, _) = read_base(bytes)?;
+    put(bytes, base::SEQ2, &header.seq1.to_le_bytes(), "hive header")?;
+    let sum = checksum(bytes).to_le_bytes();
+    put(bytes, base::CHECKSUM, &sum, "hive header")
+}
+
 /// What has to be written over `old` to make it `new`: sorted ranges of 512-byte sectors, neighbours
 /// joined, the last one cut to the length of `new`. What `new` has more than `old` is one of them.
 #[must_use]

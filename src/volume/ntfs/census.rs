@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     text::ascii_upcase,
-    tree::{Census, Listing, MetadataChunk, NamePattern},
+    tree::{Census, Listing, MetadataChunk, NamePart, NamePattern},
     units::MftReference,
 };
 
@@ -143,12 +143,16 @@ fn data_stream(mixer: &mut Mixer, bytes: &[u8]) {
     }
 }
 
-/// Names to look for, arranged so that almost every other name is dismissed by its length or its
-/// first unit.
+/// Names to look for, arranged so that almost every other name is dismissed by its length and its
+/// first unit, or by its last.
 #[derive(Debug)]
 struct Matcher<'a> {
     upcase: &'a UpCase,
+    /// Whole names and beginnings.
     patterns: Vec<NamePattern>,
+    /// Ends of names.
+    ends: Vec<Vec<u16>>,
+    last_ascii: [bool; 128],
     lengths: [bool; 256],
     first_ascii: [bool; 128],
     first_other: bool,
@@ -156,15 +160,18 @@ struct Matcher<'a> {
 
 impl<'a> Matcher<'a> {
     fn new(upcase: &'a UpCase, patterns: &[NamePattern]) -> Self {
+        let (ends, patterns): (Vec<NamePattern>, Vec<NamePattern>) = patterns
+            .iter()
+            .map(|pattern| NamePattern {
+                folded: upcase.fold_name(&pattern.folded),
+                part: pattern.part,
+            })
+            .partition(|pattern| pattern.part == NamePart::End);
         let mut matcher = Self {
             upcase,
-            patterns: patterns
-                .iter()
-                .map(|pattern| NamePattern {
-                    folded: upcase.fold_name(&pattern.folded),
-                    prefix: pattern.prefix,
-                })
-                .collect(),
+            patterns,
+            ends: ends.into_iter().map(|end| end.folded).collect(),
+            last_ascii: [false; 128],
             lengths: [false; 256],
             first_ascii: [false; 128],
             first_other: false,
@@ -172,7 +179,7 @@ impl<'a> Matcher<'a> {
         for pattern in &matcher.patterns {
             let len = pattern.folded.len();
             for (at, place) in matcher.lengths.iter_mut().enumerate() {
-                *place |= at == len || (pattern.prefix && at >= len);
+                *place |= at == len || (pattern.part == NamePart::Start && at >= len);
             }
             match pattern.folded.first() {
                 // Units above ASCII may fold to ASCII (long s): they all pass the filter.
@@ -184,6 +191,11 @@ impl<'a> Matcher<'a> {
                 None => matcher.first_ascii = [true; 128],
             }
             matcher.first_other = true;
+        }
+        for last in matcher.ends.iter().filter_map(|end| end.last()) {
+            if let Some(place) = matcher.last_ascii.get_mut(usize::from(*last)) {
+                *place = true;
+            }
         }
         matcher
     }
@@ -201,7 +213,30 @@ impl<'a> Matcher<'a> {
                 .get(usize::from(ascii_upcase(first)))
                 .copied()
                 .unwrap_or(self.first_other);
-        may && self.matches_slowly(usize::from(*len), name)
+        (may && self.matches_slowly(usize::from(*len), name)) || self.ends_so(*len, name)
+    }
+
+    /// Nothing is allocated: every tenth name or so ends with one of the letters in question.
+    #[inline]
+    fn ends_so(&self, len: u8, name: &[u8]) -> bool {
+        let units = name.get(2..).unwrap_or_default().as_chunks::<2>().0;
+        let Some(units) = units.get(..usize::from(len)) else {
+            return false;
+        };
+        let unit = |pair: &[u8; 2]| u16::from_le_bytes(*pair);
+        let may = units.last().is_some_and(|last| {
+            let place = self.last_ascii.get(usize::from(ascii_upcase(unit(last))));
+            place.copied() == Some(true)
+        });
+        may && self.ends.iter().any(|end| {
+            let at = units.len().checked_sub(end.len());
+            let tail = at.and_then(|at| units.get(at..)).unwrap_or_default();
+            tail.len() == end.len()
+                && tail
+                    .iter()
+                    .zip(end)
+                    .all(|(pair, want)| self.upcase.fold(unit(pair)) == *want)
+        })
     }
 
     fn matches_slowly(&self, len: usize, name: &[u8]) -> bool {
@@ -373,11 +408,13 @@ mod tests {
             &[
                 NamePattern::exact("Smscfg.ini"),
                 NamePattern::prefix("SOFTWARE."),
+                NamePattern::suffix(".hiv"),
             ],
         );
         let m = |name: &str| matcher.matches(&name_value(5, name)[0x40..]);
         assert!(m("SMSCFG.INI") && m("smscfg.ini") && m("software.LOG1") && m("Software."));
         assert!(!m("Smscfg.in") && !m("Smscfg.ini ") && !m("software") && !m("xmscfg.ini"));
+        assert!(m("x.HIV") && m(".hiv") && !m("hiv") && !m("x.hivv") && !m("x.hi"));
         assert!(!matcher.matches(&[]));
         assert!(!matcher.matches(&[10, 1, b'S', 0]));
     }

@@ -107,6 +107,10 @@ impl FileTree for Ntfs {
         edit::overwrite(self, id, offset, bytes)
     }
 
+    fn erase(&self, id: FileId) -> Result<u64> {
+        edit::erase(self, id)
+    }
+
     fn remove(&self, ids: &[FileId]) -> Result<Removal> {
         edit::remove(self, ids)
     }

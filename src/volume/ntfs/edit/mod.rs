@@ -34,6 +34,11 @@ pub fn overwrite(vol: &Ntfs, id: FileId, offset: FileOffset, bytes: &[u8]) -> Re
     overwrite::overwrite(vol, id, offset, bytes)
 }
 
+/// Fills a file's main data stream with zeros, to the end of its last cluster.
+pub fn erase(vol: &Ntfs, id: FileId) -> Result<u64> {
+    overwrite::erase(vol, id)
+}
+
 /// Removes files with all their names and streams.
 pub fn remove(vol: &Ntfs, ids: &[FileId]) -> Result<Removal> {
     remove::remove(vol, ids)
