@@ -399,14 +399,24 @@ fn without_a_usable_log_the_user_decides() {
 #[test]
 fn a_fault_in_a_log_is_named_down_to_the_image() {
     let (before, after) = (state(Some(OLD)), state(Some(NEW)));
-    let (primary, logs) = old_format(&before, &after);
-    // A second log of the same write that says something else.
-    let other = logs::old_log(&before, &state(None), 1, 7, 4096);
-    let logs = [logs[0].clone(), (".LOG2", other)];
-    let images = Images::new(&volume(HIVE, &primary, &logs));
+    // Two logs that begin with the same entry and do not agree what it was.
+    let log = |after: &[u8]| logs::new_log(&before, 10, &[logs::step(&before, after, 10)]);
+    let both = [(".LOG1", log(&after)), (".LOG2", log(&state(None)))];
+    let primary = logs::with_sequence(&before, 10, 9);
+    let images = Images::new(&volume(HIVE, &primary, &both));
     let ran = images.refused(&[]);
-    assert!(ran.out.contains("found two that differ"), "{}", ran.out);
-    assert!(ran.out.contains(r"SOFTWARE.LOG2"), "{}", ran.out);
+    for rung in [
+        "found two that differ",
+        "log offset 0x200",
+        r"SOFTWARE.LOG",
+        r"file \WINDOWS",
+        "volume offset 0x",
+        "partition 1",
+        "disk offset 0x",
+        "image offset 0x",
+    ] {
+        assert!(ran.out.contains(rung), "{rung}: {}", ran.out);
+    }
 }
 
 #[test]

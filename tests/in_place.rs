@@ -483,3 +483,62 @@ fn an_image_whose_name_is_not_text_works_and_is_shown_escaped() {
     assert!(fs::read(&odd).unwrap() == case.old);
     assert_eq!(digest(&odd).len(), 64);
 }
+
+/// A loop device over a file, detached when it goes.
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        std::process::Command::new("losetup")
+            .args(["-d", &self.0])
+            .status()
+            .ok();
+    }
+}
+
+#[test]
+fn a_block_device_is_cleaned_with_a_journal_that_lies_elsewhere() {
+    if std::env::var_os("DECLONE_WITNESS").is_none() {
+        eprintln!("a_block_device: NOT RUN, needs losetup and root: tools/test runs it");
+        return;
+    }
+    let case = Case::new();
+    let attached = std::process::Command::new("losetup")
+        .args(["-f", "--show", arg(&case.image)])
+        .output()
+        .expect("losetup");
+    assert!(attached.status.success(), "{attached:?}");
+    let device = Loop(
+        String::from_utf8(attached.stdout)
+            .unwrap()
+            .trim()
+            .to_owned(),
+    );
+    let node = device.0.as_str();
+    let journal = case.dir.path().join("the journal");
+    let undo = case.dir.path().join("the undo file");
+    let (journal_arg, undo_arg) = (arg(&journal), arg(&undo));
+
+    // Where its journal lies is the user's to say, and not in memory.
+    declone(&["clean", node, "--in-place"]).exits(2);
+    declone(&["clean", node, "--in-place", "--journal", "/dev/shm/journal"]).exits(2);
+    assert!(case.now() == case.old);
+
+    let in_place = ["clean", node, "--in-place", "--journal", journal_arg];
+    declone(&[&in_place[..], &["--undo", undo_arg]].concat()).exits(0);
+    assert!(case.now() == case.new && !journal.exists());
+    declone(&["undo", undo_arg, "--journal", journal_arg]).exits(0);
+    assert!(case.now() == case.old);
+
+    // A change that was interrupted is seen where the journal is named, and finished.
+    fs::write(&journal, case.journal_bytes()).unwrap();
+    fs::set_permissions(&journal, fs::Permissions::from_mode(0o600)).unwrap();
+    declone(&["scan", node, "--journal", journal_arg]).exits(6);
+    declone(&["clean", node, "-n", "--journal", journal_arg]).exits(6);
+    declone(&["recover", node, "--journal", journal_arg]).exits(0);
+    assert!(case.now() == case.new && !journal.exists());
+
+    // The file below it is in use.
+    let ran = declone(&["recover", arg(&case.image)]).exits(3);
+    assert!(ran.out.contains(node), "{}", ran.out);
+}

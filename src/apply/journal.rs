@@ -99,7 +99,7 @@ pub struct Bond {
     pub path: Vec<u8>,
 }
 
-/// Length of the file that [`write`] makes.
+/// Length of the file that [`write()`] makes.
 #[must_use]
 pub fn len(change: &Change) -> u64 {
     let records: u64 = change

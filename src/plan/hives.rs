@@ -148,7 +148,7 @@ fn read_hive(
                     error = error.at(place.space, &place.value);
                 }
                 error = error.at("file", &path);
-                if let Some(at) = place_in_log(tree, &file.logs, why)? {
+                if let Some(at) = place_in_log(tree, &file.logs, why) {
                     error = error.at("volume offset", at);
                 }
                 part.dirty.push(volume.climb(error).advise(
@@ -186,21 +186,12 @@ fn read_hive(
 }
 
 /// Where in the volume a fault in a log is.
-fn place_in_log(
-    tree: &dyn FileTree,
-    logs: &[FileEntry],
-    why: &Error,
-) -> Result<Option<VolumeOffset>> {
+fn place_in_log(tree: &dyn FileTree, logs: &[FileEntry], why: &Error) -> Option<VolumeOffset> {
     let value = |space| why.trail().iter().find(|place| place.space == space);
-    let (Some(name), Some(at)) = (value("log"), value("log offset")) else {
-        return Ok(None);
-    };
-    let log = logs.iter().find(|log| log.path() == name.value);
-    let at = u64::from_str_radix(at.value.trim_start_matches("0x"), 16).ok();
-    match log.zip(at) {
-        Some((log, at)) => Ok(place_in(&tree.extents(log.id)?, FileOffset(at))),
-        None => Ok(None),
-    }
+    let (name, at) = (value("log")?, value("log offset")?);
+    let log = logs.iter().find(|log| log.path() == name.value)?;
+    let at = u64::from_str_radix(at.value.trim_start_matches("0x"), 16).ok()?;
+    place_in(&tree.extents(log.id).ok()?, FileOffset(at))
 }
 
 /// A rung for what is not on disk but in a log.

@@ -187,7 +187,11 @@ pub(super) fn why_not_erased(tree: &dyn FileTree, log: &FileEntry) -> Result<Opt
     let mut head = [0; 516];
     let len = log.len.min(516);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    tree.read_at(log.id, FileOffset(0), &mut bytes)?;
+    match tree.read_at(log.id, FileOffset(0), &mut bytes) {
+        Ok(()) => {}
+        Err(error) if error.kind() == Kind::Io => return Err(error),
+        Err(error) => return Ok(Some(format!("it cannot be read: {error}"))),
+    }
     for (to, from) in head.iter_mut().zip(&bytes) {
         *to = *from;
     }
