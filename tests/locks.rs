@@ -51,6 +51,8 @@ fn digest_of(path: &Path) -> String {
 
 /// How the helper process holds the file.
 const HOLD: &str = "DECLONE_TEST_HOLD";
+/// The test that is also the helper process, when [`HOLD`] is set.
+const THE_HOLDER: &str = "locks::a_holder_in_another_process_is_met_until_it_ends";
 
 /// Another process that holds the file in some way, until it is dropped.
 struct Holder(Child);
@@ -58,7 +60,7 @@ struct Holder(Child);
 impl Holder {
     fn new(how: &str, path: &Path) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["locks::the_holder", "--exact", "--ignored", "--nocapture"])
+            .args([THE_HOLDER, "--exact", "--nocapture"])
             .env(HOLD, format!("{how}:{}", arg(path)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -86,14 +88,22 @@ impl Drop for Holder {
     }
 }
 
-/// Not a test: what [`Holder`] runs.
 #[test]
-#[ignore = "run by the other tests as a process of its own"]
+fn a_holder_in_another_process_is_met_until_it_ends() {
+    if let Ok(order) = std::env::var(HOLD) {
+        return hold(&order);
+    }
+    let (_dir, path) = image();
+    let holder = Holder::new("reader", &path);
+    let error = refusal(&path, Access::InPlace);
+    assert!(error.what().contains(&holder.name()), "{error}");
+    drop(holder);
+    HostFile::open_for(&path, Access::InPlace).unwrap();
+}
+
+/// What the helper process does.
 #[allow(unsafe_code)]
-fn the_holder() {
-    let Ok(order) = std::env::var(HOLD) else {
-        return;
-    };
+fn hold(order: &str) {
     let (how, path) = order.split_once(':').unwrap();
     let open = |write| File::options().read(true).write(write).open(path).unwrap();
     let mut files = Vec::new();

@@ -106,6 +106,8 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let patches = overlay.diff()?;
     drop(overlay);
     host.check_reads()?;
+    // Before the expensive part: a copy of 200 GB that is refused then helps nobody.
+    crate::apply::guard::check(&patches, host.len())?;
     done.changed_bytes = patches.iter().map(|patch| patch.len).sum();
     report.result = if patches.is_empty() {
         "clean"
@@ -113,7 +115,6 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         "planned"
     };
     if args.dry_run {
-        crate::apply::guard::check(&patches, host.len())?;
         done.patches = patch_facts(&host, &patches)?;
     } else if let Some(image) = &mut writable {
         let read = &mut |at: u64, buf: &mut [u8]| host.read_at(at, buf);
