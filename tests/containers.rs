@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use declone::{
     container,
-    device::{BlockDevice, Memory, Overlay},
+    device::{BlockDevice, Memory, Neighbours, Overlay},
     error::Kind,
 };
 use serde_json::Value;
@@ -183,7 +183,7 @@ fn fixed_vhds_are_cleaned_like_the_raw_disk_inside() {
     file[..512].copy_from_slice(&vhd::footer(vhd::DYNAMIC, 1 << 20));
     let opened = open(&file).unwrap();
     assert_eq!(opened.virtual_len, file.len() as u64 - 512);
-    assert!(opened.notes.iter().any(|note| note.contains("VHD fixed")));
+    assert_eq!(opened.facts.kind.as_deref(), Some("fixed"));
 }
 
 #[test]
@@ -542,7 +542,11 @@ fn two_blocks_in_one_place_are_not_written() {
 }
 
 fn open(bytes: &[u8]) -> declone::error::Result<container::Opened> {
-    container::open(Arc::new(Memory::new(bytes.to_vec())), Some("vhd"))
+    container::open(
+        Arc::new(Memory::new(bytes.to_vec())),
+        Some("vhd"),
+        &Neighbours::default(),
+    )
 }
 
 /// A dynamic disk of 12 KiB in 4 KiB blocks, the middle one absent.
@@ -608,7 +612,7 @@ fn a_write_sets_the_bit_of_its_sector_and_needs_a_block() {
     let (raw, file) = tiny();
     let host = Arc::new(Memory::new(file.clone()));
     let overlay = Arc::new(Overlay::new(host.clone()));
-    let opened = container::open(overlay.clone(), None).unwrap();
+    let opened = container::open(overlay.clone(), None, &Neighbours::default()).unwrap();
     let disk = &opened.disk;
     let read = |from: usize, len: usize| {
         let mut bytes = vec![1; len];
@@ -637,7 +641,7 @@ fn a_write_sets_the_bit_of_its_sector_and_needs_a_block() {
     overlay.read_at(0, &mut now).unwrap();
     assert_eq!(vhd::guest(&now), want);
     // Fresh eyes see it, too; only one bit and one sector differ.
-    let again = container::open(overlay.clone(), None).unwrap();
+    let again = container::open(overlay.clone(), None, &Neighbours::default()).unwrap();
     let mut seen = vec![0; raw.len()];
     again.disk.read_at(0, &mut seen).unwrap();
     assert_eq!(seen, want);

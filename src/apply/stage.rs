@@ -207,6 +207,13 @@ pub fn wipe(image: &Image, hits: &[Range<u64>]) -> Result<Vec<Disposition>> {
         .iter()
         .map(|_| Disposition::Left("outside every volume".to_owned()))
         .collect();
+    for (hit, answer) in hits.iter().zip(&mut out) {
+        if image.places.is_loose(hit) {
+            image.file.zero_at(hit.start, hit.end - hit.start)?;
+            *answer =
+                Disposition::Wiped("bytes of the container that nothing references".to_owned());
+        }
+    }
     for volume in &image.volumes {
         let Some(tree) = volume.tree() else { continue };
         let (places, inside): (Vec<usize>, Vec<Range<u64>>) = hits

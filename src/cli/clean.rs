@@ -48,7 +48,7 @@ pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
 
 pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
     let common = &args.common;
-    let options = common.options();
+    let options = common.options(&args.image);
     let bar = common.progress();
     let journal = common.journal.path.as_deref();
     let mut writable = None;
@@ -89,6 +89,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
 
     let overlay = Arc::new(Overlay::new(host.clone()));
     let mut done = Done::default();
+    let mut edited = false;
     if plan.has_edits() || args.prove {
         let mut clean = Clean {
             image: &image,
@@ -101,11 +102,18 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         let verified = clean.stage_and_verify(&overlay, args.prove, &mut done);
         // A read that failed explains whatever else went wrong.
         host.check_reads()?;
-        verified?;
+        options.near.check_reads()?;
+        edited = verified?;
     }
-    let patches = overlay.diff()?;
+    let patches = match edited {
+        true => overlay.diff()?,
+        // A container's log may have been replayed: no reason to write.
+        false => Vec::new(),
+    };
     drop(overlay);
     host.check_reads()?;
+    options.near.check_reads()?;
+    options.near.check_unchanged()?;
     // Before the expensive part: a copy of 200 GB that is refused then helps nobody.
     crate::apply::guard::check(&patches, host.len())?;
     done.changed_bytes = patches.iter().map(|patch| patch.len).sum();
@@ -205,7 +213,7 @@ fn write_copy(
     if !patches.is_empty() {
         // Fresh eyes on the written file: same readers, nothing staged.
         let written: Arc<HostFile> = Arc::new(HostFile::open(&output.temporary_path(out))?);
-        let again = image::open(written.clone(), &args.common.options())?;
+        let again = image::open(written.clone(), &args.common.options(&args.image))?;
         let left = plan::make(&again, rules, &mut |s, done, total| {
             bar.tick(s, done, total)
         })?;
@@ -303,12 +311,16 @@ struct Clean<'a> {
 }
 
 impl Clean<'_> {
+    /// Whether anything was edited: else the overlay holds nothing that is worth a write.
     fn stage_and_verify(
         &mut self,
         overlay: &Arc<Overlay>,
         prove: bool,
         done: &mut Done,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        image::open(overlay.clone(), self.options)?
+            .places
+            .settle()?;
         let target = image::open(overlay.clone(), self.options)?;
         let staged = stage::stage(&target, self.plan)?;
         let expected: Vec<Expected> = staged
@@ -340,6 +352,12 @@ impl Clean<'_> {
         fail_on(&verify::volumes(&target, self.image))?;
         let mut seen = self.look(&target, overlay, &expected, prove)?;
         let gone = wipe(&target, &mut seen, done)?;
+        let mut edited = false;
+        if self.plan.has_edits() || !gone.is_empty() {
+            edited = true;
+            target.places.seal()?;
+        }
+        drop(target);
         let target = image::open(overlay.clone(), self.options)?;
         fail_on(&verify::volumes(&target, self.image))?;
         let tokens = &self.plan.tokens;
@@ -370,7 +388,7 @@ impl Clean<'_> {
             .into_iter()
             .map(|(what, bytes)| Searched { what, bytes })
             .collect();
-        Ok(())
+        Ok(edited)
     }
 
     /// The staged image with fresh eyes; with `prove`, every byte of it.

@@ -1,10 +1,11 @@
 //! Fills the report's plain facts from an image and a plan.
 
 use crate::{
+    container::Facts,
     image::{Content, Image},
     partition::Scheme,
     plan::Plan,
-    report::{HiveFacts, ImageFacts, ImageReport, ObstacleFacts, VolumeFacts},
+    report::{ContainerFacts, HiveFacts, ImageFacts, ImageReport, ObstacleFacts, VolumeFacts},
     text::escape,
 };
 
@@ -38,7 +39,21 @@ pub(super) fn image_facts(image: &Image) -> ImageFacts {
         .to_owned(),
         sector_len: image.table.sector_len,
         notes,
+        container: container_facts(&image.facts),
         sha256: None,
+    }
+}
+
+fn container_facts(facts: &Facts) -> ContainerFacts {
+    ContainerFacts {
+        kind: facts.kind.clone(),
+        creator: facts.creator.as_deref().map(escape),
+        block_size: facts.block_size,
+        blocks: facts.blocks,
+        allocated: facts.allocated,
+        log: facts.log.clone(),
+        chain: facts.chain.iter().map(|name| escape(name)).collect(),
+        id: facts.id.clone(),
     }
 }
 

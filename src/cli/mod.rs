@@ -6,12 +6,14 @@
 use std::{
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    device::Neighbours,
     error::{Error, Kind, Result},
     image::Options,
     report::{Document, ErrorFacts, ImageReport, Phase, text},
@@ -77,6 +79,9 @@ struct Common {
     /// Do not probe the container format, take this one
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
+    /// A file that the image may name although it lies elsewhere (a parent disk, an extent)
+    #[arg(long, value_name = "PATH")]
+    allow_file: Vec<PathBuf>,
     /// Look at this partition only
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -222,10 +227,11 @@ enum RulesVerb {
 }
 
 impl Common {
-    fn options(&self) -> Options {
+    fn options(&self, image: &Path) -> Options {
         Options {
             format: self.format.clone(),
             partition: self.partition,
+            near: Arc::new(Neighbours::of(image, &self.allow_file)),
         }
     }
 

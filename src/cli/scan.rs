@@ -34,7 +34,8 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
     if let Err(error) = place::refuse_pending(&host, common.journal.path.as_deref()) {
         report.errors.push(ErrorFacts::from(&error));
     }
-    let image = image::open(host.clone(), &common.options())?;
+    let options = common.options(path);
+    let image = image::open(host.clone(), &options)?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
     })?;
@@ -47,6 +48,7 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
     }
     place::remark_changes(&host, report)?;
     settle(report, &image, &plan);
+    options.near.check_reads()?;
     host.check_reads()
 }
 

@@ -26,7 +26,8 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
     let host = Arc::new(HostFile::open(&args.image)?);
     report.remarks.extend(host.remarks().iter().cloned());
     place::refuse_pending(&host, common.journal.path.as_deref())?;
-    let image = image::open(host.clone(), &common.options())?;
+    let options = common.options(&args.image);
+    let image = image::open(host.clone(), &options)?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
     })?;
@@ -68,6 +69,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         report.result = "findings";
         report.exit_code = 1;
     }
+    options.near.check_reads()?;
     host.check_reads()
 }
 

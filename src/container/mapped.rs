@@ -17,10 +17,13 @@ use crate::{
 pub enum Place {
     /// At this offset of the file.
     File(u64),
-    /// The file has room at this offset, but the disk shows zeros until [`Layout::reveal`].
+    /// The file has room at this offset, but the disk shows what is below, or zeros, until
+    /// [`Layout::reveal`].
     Hidden(u64),
-    /// The file has no room for it: the disk shows zeros.
+    /// The file has no room for it: the disk shows what is below, or zeros.
     Absent,
+    /// The file has no room for it: the disk shows zeros, whatever is below.
+    Zero,
 }
 
 /// A run of bytes of the disk that lie together.
@@ -40,8 +43,31 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
     /// The run that begins at this offset of the disk.
     fn extent(&self, at: u64) -> Result<Extent>;
 
-    /// Makes the hidden bytes `at..at + len` of the disk shown, as zeros.
+    /// Makes the hidden bytes `at..at + len` of the disk, and what cannot be shown without them,
+    /// come from the file. The disk shows the same as before.
     fn reveal(&self, at: u64, len: u64) -> Result<()>;
+
+    /// The disk that shows through where this one has nothing: the parent's. It may be shorter.
+    fn below(&self) -> Option<&Device> {
+        None
+    }
+
+    /// Puts into the file what was so far done in memory only (a log's replay): before the first
+    /// edit. After it, the file is opened anew.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes true what the format says about the disk's contents (identifiers, sequence numbers):
+    /// after the last edit, once.
+    fn seal(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The parts of a range of the file that neither the disk nor the format needs.
+    fn loose(&self, _file: &Range<u64>) -> Vec<Range<u64>> {
+        Vec::new()
+    }
 
     /// Disk to file: where the byte lies, shown or hidden.
     fn file_offset(&self, disk: u64) -> Option<u64>;
@@ -58,21 +84,44 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
 
 /// The way between offsets of the disk and offsets of the file.
 #[derive(Clone, Debug, Default)]
-pub struct Places(Option<Arc<dyn Layout>>);
+pub struct Places(Way);
+
+#[derive(Clone, Debug, Default)]
+enum Way {
+    #[default]
+    Same,
+    By(Arc<dyn Layout>),
+    None,
+}
 
 impl Places {
     /// The ways of a layout; the default is the same offset in both.
     #[must_use]
     pub fn of(layout: Arc<dyn Layout>) -> Self {
-        Self(Some(layout))
+        Self(Way::By(layout))
+    }
+
+    /// No way: the file's bytes are not the disk's. Searches are made on the disk, so that its
+    /// offsets take the place of the file's.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Way::None)
+    }
+
+    fn layout(&self) -> Option<&dyn Layout> {
+        match &self.0 {
+            Way::By(layout) => Some(layout.as_ref()),
+            Way::Same | Way::None => None,
+        }
     }
 
     /// Disk to file, if the file has room for that byte.
     #[must_use]
     pub fn file_offset(&self, disk: u64) -> Option<u64> {
         match &self.0 {
-            Some(layout) => layout.file_offset(disk),
-            None => Some(disk),
+            Way::By(layout) => layout.file_offset(disk),
+            Way::Same => Some(disk),
+            Way::None => None,
         }
     }
 
@@ -80,15 +129,15 @@ impl Places {
     #[must_use]
     pub fn disk_offset(&self, file: u64) -> Option<u64> {
         match &self.0 {
-            Some(layout) => layout.disk_offset(file),
-            None => Some(file),
+            Way::By(layout) => layout.disk_offset(file),
+            Way::Same | Way::None => Some(file),
         }
     }
 
     /// Ranges of the file as ranges of the disk: ascending, merged where they touch.
     #[must_use]
     pub fn disk_ranges(&self, file: &[Range<u64>]) -> Vec<Range<u64>> {
-        let Some(layout) = &self.0 else {
+        let Some(layout) = self.layout() else {
             return file.to_vec();
         };
         let mut all: Vec<Range<u64>> = file
@@ -106,12 +155,38 @@ impl Places {
         merged
     }
 
+    /// As [`Layout::settle`].
+    pub fn settle(&self) -> Result<()> {
+        self.layout().map_or(Ok(()), |layout| layout.settle())
+    }
+
+    /// As [`Layout::seal`].
+    pub fn seal(&self) -> Result<()> {
+        self.layout().map_or(Ok(()), |layout| layout.seal())
+    }
+
+    /// Whether nobody needs any byte of this range of the file: zeros may take its place.
+    #[must_use]
+    pub fn is_loose(&self, file: &Range<u64>) -> bool {
+        let Some(layout) = self.layout() else {
+            return false;
+        };
+        let mut parts = layout.loose(file);
+        parts.sort_unstable_by_key(|part| part.start);
+        let mut at = file.start;
+        for part in parts {
+            if part.start > at {
+                return false;
+            }
+            at = at.max(part.end);
+        }
+        at >= file.end
+    }
+
     /// Offsets of the disk where a search of the file cannot look across.
     #[must_use]
     pub fn seams(&self) -> Vec<u64> {
-        self.0
-            .as_ref()
-            .map_or_else(Vec::new, |layout| layout.seams())
+        self.layout().map_or_else(Vec::new, |layout| layout.seams())
     }
 }
 
@@ -120,6 +195,29 @@ impl Places {
 pub struct Mapped {
     host: Device,
     layout: Arc<dyn Layout>,
+}
+
+/// What is left of a range without those that are taken.
+pub(super) fn without(
+    range: &Range<u64>,
+    taken: impl Iterator<Item = Range<u64>>,
+) -> Vec<Range<u64>> {
+    let mut taken: Vec<Range<u64>> = taken
+        .filter(|other| other.start < range.end && range.start < other.end)
+        .collect();
+    taken.sort_unstable_by_key(|other| other.start);
+    let mut left = Vec::new();
+    let mut at = range.start;
+    for other in taken {
+        if at < other.start {
+            left.push(at..other.start);
+        }
+        at = at.max(other.end);
+    }
+    if at < range.end {
+        left.push(at..range.end);
+    }
+    left
 }
 
 /// A length as a position.
@@ -132,6 +230,47 @@ impl Mapped {
     #[must_use]
     pub fn new(host: Device, layout: Arc<dyn Layout>) -> Self {
         Self { host, layout }
+    }
+
+    /// What the disk shows at `at` where the file has nothing to say: the disk below, or zeros.
+    fn read_below(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let Some(below) = self.layout.below() else {
+            buf.fill(0);
+            return Ok(());
+        };
+        let there = below.len().saturating_sub(at).min(wide(buf.len()));
+        let there = usize::try_from(there).unwrap_or(0);
+        let (shown, behind) = buf
+            .split_at_mut_checked(there)
+            .ok_or_else(|| Error::internal("disk: a piece leaves the buffer"))?;
+        behind.fill(0);
+        match shown.is_empty() {
+            true => Ok(()),
+            false => below.read_at(at, shown),
+        }
+    }
+
+    /// Zeros over what a disk below shows.
+    fn write_zeros(&self, at: u64, len: u64) -> Result<()> {
+        const STEP: u64 = 1 << 20;
+        let end = at.saturating_add(len);
+        let mut from = at;
+        while from < end {
+            let take = end.saturating_sub(from).min(STEP);
+            self.write_at(from, &vec![0; usize::try_from(take).unwrap_or(0)])?;
+            from = from.saturating_add(take);
+        }
+        Ok(())
+    }
+
+    /// Whether the disk shows these bytes at `at`, where the file has nothing to say.
+    fn shows(&self, at: u64, bytes: &[u8]) -> Result<bool> {
+        if self.layout.below().is_none() {
+            return Ok(all_zero(bytes));
+        }
+        let mut now = vec![0; bytes.len()];
+        self.read_below(at, &mut now)?;
+        Ok(now == bytes)
     }
 
     fn check_inside(&self, offset: u64, len: u64) -> Result<()> {
@@ -190,7 +329,7 @@ impl BlockDevice for Mapped {
         self.check_inside(offset, len)?;
         let mut rest = buf;
         for piece in self.pieces(offset, len) {
-            let (place, _, take) = piece?;
+            let (place, here, take) = piece?;
             let take =
                 usize::try_from(take).map_err(|_| Error::internal("disk: a piece too long"))?;
             let (now, later) = std::mem::take(&mut rest)
@@ -198,7 +337,8 @@ impl BlockDevice for Mapped {
                 .ok_or_else(|| Error::internal("disk: a piece leaves the buffer"))?;
             match place {
                 Place::File(at) => self.host.read_at(at, now)?,
-                Place::Hidden(_) | Place::Absent => now.fill(0),
+                Place::Hidden(_) | Place::Absent => self.read_below(here, now)?,
+                Place::Zero => now.fill(0),
             }
             rest = later;
         }
@@ -212,7 +352,12 @@ impl BlockDevice for Mapped {
         for piece in self.pieces(offset, len) {
             let (place, at, take) = piece?;
             let new = part(bytes, at.saturating_sub(offset), take)?;
-            if place == Place::Absent && !all_zero(new) {
+            let shown = match place {
+                Place::File(_) | Place::Hidden(_) => true,
+                Place::Absent => self.shows(at, new)?,
+                Place::Zero => all_zero(new),
+            };
+            if !shown {
                 return Err(Error::refused(format!(
                     "container: an allocated block expected where {take} bytes are to be written, \
                      found none"
@@ -229,14 +374,14 @@ impl BlockDevice for Mapped {
             let new = part(bytes, at.saturating_sub(offset), take)?;
             match place {
                 Place::File(to) => self.host.write_at(to, new)?,
-                Place::Hidden(to) if !all_zero(new) => {
+                Place::Hidden(to) if !self.shows(at, new)? => {
                     self.layout
                         .reveal(at, take)
                         .at("image offset", format_args!("{to:#x}"))?;
                     self.host.write_at(to, new)?;
                 }
-                // It shows zeros already.
-                Place::Hidden(_) | Place::Absent => {}
+                // It shows that already.
+                Place::Hidden(_) | Place::Absent | Place::Zero => {}
             }
         }
         Ok(())
@@ -245,8 +390,13 @@ impl BlockDevice for Mapped {
     fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
         self.check_inside(offset, len)?;
         for piece in self.pieces(offset, len) {
-            if let (Place::File(to), _, take) = piece? {
-                self.host.zero_at(to, take)?;
+            let (place, at, take) = piece?;
+            match place {
+                Place::File(to) => self.host.zero_at(to, take)?,
+                Place::Hidden(_) | Place::Absent if self.layout.below().is_some() => {
+                    self.write_zeros(at, take)?;
+                }
+                Place::Hidden(_) | Place::Absent | Place::Zero => {}
             }
         }
         Ok(())
@@ -255,14 +405,15 @@ impl BlockDevice for Mapped {
     fn next_data(&self, from: u64) -> Result<Option<Range<u64>>> {
         let rest = self.len().saturating_sub(from);
         for piece in self.pieces(from, rest) {
-            let (Place::File(at), here, len) = piece? else {
-                continue;
-            };
-            let end = at.saturating_add(len);
+            let (place, here, len) = piece?;
             // Holes of the host inside a block are skipped, too.
-            let Some(data) = self.host.next_data(at)? else {
-                continue;
+            let (data, at) = match (place, self.layout.below()) {
+                (Place::File(at), _) => (self.host.next_data(at)?, at),
+                (Place::Hidden(_) | Place::Absent, Some(below)) => (below.next_data(here)?, here),
+                _ => continue,
             };
+            let Some(data) = data else { continue };
+            let end = at.saturating_add(len);
             let (start, stop) = (data.start.max(at), data.end.min(end));
             if start < stop {
                 let disk = |file: u64| here.saturating_add(file.saturating_sub(at));

@@ -3,8 +3,8 @@
 //! In: a host file (or an overlay over it). Out: [`Opened`], the disk that a guest would see.
 //! Knows: units, error, bytes, text, device, tree. Facts from: each format's own document
 //! (`format.rs`).
-//! Never: guesses. A format is recognised by evidence or the file is refused; nothing that an image
-//! names (a parent, an extent, a backing file) is opened.
+//! Never: guesses. A format is recognised by evidence or the file is refused; what an image names (a
+//! parent, an extent) is opened through [`Neighbours`] only, which decides.
 //!
 //! # Why
 //! - **raw is a probe like any other.** The usual fallback, "no magic, so it is raw", turns every
@@ -28,8 +28,10 @@
     clippy::panic
 )]
 
+use std::sync::Arc;
+
 use crate::{
-    device::Device,
+    device::{Device, HostFile, Neighbours},
     error::{At, Error, Kind, Result},
     text::escape,
 };
@@ -64,9 +66,81 @@ pub struct Format {
 #[derive(Clone, Copy, Debug)]
 pub enum Open {
     /// Makes a disk of the file.
-    Disk(fn(&Device) -> Result<Disk>),
+    Disk(fn(&Source<'_>) -> Result<Disk>),
     /// Refuses by name; says what the user can do.
     Refuse(&'static str),
+}
+
+/// What a format opens: a file, and the way to those that it names.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The file, or an overlay over it.
+    pub host: &'a Device,
+    /// Where files that it names may come from.
+    near: &'a Neighbours,
+    /// The files of the chain so far, this one last; the first has no entry.
+    chain: &'a [Arc<HostFile>],
+}
+
+impl<'a> Source<'a> {
+    /// The disk of a file that this one names, in a format of which `wanted` says yes.
+    ///
+    /// `Refused` if it may not be opened, is not there, is in the chain already, or the chain is
+    /// longer than 32 files.
+    pub fn open_named(&self, name: &str, wanted: fn(&Format) -> bool) -> Result<Named> {
+        let file = self.near.open(name)?;
+        let mut chain = self.chain.to_vec();
+        if chain.iter().any(|above| above.is_same_file(&file)) || self.near.is_image(&file) {
+            return Err(Error::refused(
+                "container: a chain of files that ends expected, found one that comes back to itself",
+            )
+            .at("file", escape(name)));
+        }
+        chain.push(Arc::clone(&file));
+        if chain.len() >= CHAIN_LIMIT {
+            return Err(Error::limit(format!(
+                "container: a chain of at most {CHAIN_LIMIT} files expected, found more"
+            )));
+        }
+        let host: Device = file;
+        let edges = Edges::read(&host)?;
+        let (format, _) = recognise_of(&edges, wanted).ok_or_else(|| {
+            Error::malformed("container: another format expected in a file that the image names")
+                .at("file", escape(name))
+        })?;
+        let Open::Disk(open) = format.open else {
+            return Err(Error::unsupported(format!(
+                "container: a file in a format that declone reads expected, found {}",
+                format.title
+            ))
+            .at("file", escape(name)));
+        };
+        let source = Source {
+            host: &host,
+            near: self.near,
+            chain: &chain,
+        };
+        let disk = open(&source).at("file", escape(name))?;
+        Ok(Named { host, disk })
+    }
+
+    /// The bytes of a file that this one names: an extent without a format of its own.
+    pub fn open_bytes(&self, name: &str) -> Result<Device> {
+        let file = self.near.open(name)?;
+        Ok(file)
+    }
+}
+
+/// Most files of a chain.
+const CHAIN_LIMIT: usize = 32;
+
+/// A file that an image names.
+#[derive(Debug)]
+pub struct Named {
+    /// Its bytes.
+    pub host: Device,
+    /// Its disk.
+    pub disk: Disk,
 }
 
 /// What a format makes of a file.
@@ -80,6 +154,10 @@ pub struct Disk {
     pub notes: Vec<String>,
     /// Why it may be looked at and not written, if so.
     pub scan_only: Option<ScanOnly>,
+    /// Whether the disk's bytes are not the file's (compressed): a search of the file finds nothing.
+    pub opaque: bool,
+    /// What a report shows of the container.
+    pub facts: Facts,
 }
 
 impl Disk {
@@ -90,8 +168,43 @@ impl Disk {
             places: Places::default(),
             notes: Vec::new(),
             scan_only: None,
+            opaque: false,
+            facts: Facts::default(),
         }
     }
+
+    /// The disk of a layout over this file.
+    fn mapped(host: &Device, layout: Arc<dyn Layout>, facts: Facts) -> Self {
+        Self {
+            device: Arc::new(Mapped::new(Arc::clone(host), Arc::clone(&layout))),
+            places: Places::of(layout),
+            notes: Vec::new(),
+            scan_only: None,
+            opaque: false,
+            facts,
+        }
+    }
+}
+
+/// What a report shows of a container. What a format does not have is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The kind within the format: `fixed`, `dynamic`, `differencing`, `monolithicSparse`...
+    pub kind: Option<String>,
+    /// The program that made it, as the file says.
+    pub creator: Option<String>,
+    /// Bytes of the disk in a block, cluster or grain.
+    pub block_size: Option<u64>,
+    /// Blocks of the disk.
+    pub blocks: Option<u64>,
+    /// Blocks that the file has room for.
+    pub allocated: Option<u64>,
+    /// The format's own log: `empty`, or what it holds.
+    pub log: Option<String>,
+    /// The files below this one, nearest first.
+    pub chain: Vec<String>,
+    /// Identity of the disk that other files may name, as the format writes it.
+    pub id: Option<String>,
 }
 
 /// A state of a container in which it can be read, and a write would be unsafe.
@@ -151,6 +264,10 @@ pub struct Opened {
     pub places: Places,
     /// Why the file may be looked at and not written, if so.
     pub scan_only: Option<ScanOnly>,
+    /// Whether the disk's bytes are not the file's.
+    pub opaque: bool,
+    /// What a report shows of the container.
+    pub facts: Facts,
     /// Length of the disk.
     pub virtual_len: u64,
     /// Length of the file.
@@ -160,7 +277,8 @@ pub struct Opened {
 }
 
 /// Opens the disk in an image file. `forced` is the argument of `--format`: it skips the probes.
-pub fn open(host: Device, forced: Option<&str>) -> Result<Opened> {
+/// Files that the image names are opened through `near`.
+pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Opened> {
     let edges = Edges::read(&host)?;
     let mut notes = Vec::new();
     let (format, evidence) = match forced {
@@ -183,7 +301,12 @@ pub fn open(host: Device, forced: Option<&str>) -> Result<Opened> {
     };
     let disk = match format.open {
         Open::Disk(_) if edges.len < SECTOR => return Err(too_short(&edges)),
-        Open::Disk(open) => open(&host).map_err(|error| match error.advice() {
+        Open::Disk(open) => open(&Source {
+            host: &host,
+            near,
+            chain: &[],
+        })
+        .map_err(|error| match error.advice() {
             None if forced.is_none() => error.advise(
                 "if this is a raw disk that happens to begin or end like that, say --format raw",
             ),
@@ -217,6 +340,8 @@ pub fn open(host: Device, forced: Option<&str>) -> Result<Opened> {
         disk: disk.device,
         places: disk.places,
         scan_only: disk.scan_only,
+        opaque: disk.opaque,
+        facts: disk.facts,
         file_len: edges.len,
         notes,
     })
@@ -240,8 +365,13 @@ fn by_name(name: &str) -> Result<&'static Format> {
 }
 
 fn recognise(edges: &Edges) -> Option<(&'static Format, String)> {
+    recognise_of(edges, |_| true)
+}
+
+fn recognise_of(edges: &Edges, wanted: fn(&Format) -> bool) -> Option<(&'static Format, String)> {
     FORMATS
         .iter()
+        .filter(|format| wanted(format))
         .find_map(|format| Some((format, (format.probe)(edges)?)))
 }
 

@@ -8,7 +8,7 @@ pub(super) const FORMAT: Format = Format {
     name: RAW,
     title: "a raw disk",
     probe,
-    open: Open::Disk(|file| Ok(Disk::plain(Arc::clone(file)))),
+    open: Open::Disk(|source| Ok(Disk::plain(Arc::clone(source.host)))),
 };
 
 fn probe(edges: &Edges) -> Option<String> {

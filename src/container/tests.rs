@@ -11,10 +11,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::*;
-use crate::device::Memory;
+use crate::device::{Memory, Neighbours};
 
 fn open_bytes(bytes: &[u8], forced: Option<&str>) -> Result<Opened> {
-    open(Arc::new(Memory::new(bytes.to_vec())), forced)
+    open(
+        Arc::new(Memory::new(bytes.to_vec())),
+        forced,
+        &Neighbours::default(),
+    )
 }
 
 /// 64 KiB with these bytes at these places.

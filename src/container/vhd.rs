@@ -17,15 +17,14 @@ use std::{
 };
 
 use super::{
-    Disk, Edges, Format, Open, ScanOnly,
+    Disk, Edges, Facts, Format, Open, ScanOnly, Source,
     format::{self, SECTOR, vhd as facts},
-    mapped::{Extent, Layout, Mapped, Place, Places, wide},
+    mapped::{Extent, Layout, Place, wide, without},
 };
 use crate::{
     bytes::View,
     device::{Device, Slice},
     error::{At, Error, Result},
-    text::escape,
 };
 
 pub(super) const FORMAT: Format = Format {
@@ -143,7 +142,7 @@ impl Footer {
             kind,
             current_size,
             data_offset: be64(&view, facts::DATA_OFFSET)?,
-            creator: escape(&creator),
+            creator,
             saved_state: view.u8(facts::SAVED_STATE)? != 0,
             bytes,
         })
@@ -253,7 +252,8 @@ fn find_footer(host: &Device) -> Result<Found> {
     }
 }
 
-fn open(host: &Device) -> Result<Disk> {
+fn open(source: &Source<'_>) -> Result<Disk> {
+    let host = source.host;
     let Found {
         footer,
         limit,
@@ -276,7 +276,6 @@ fn open(host: &Device) -> Result<Disk> {
                     footer.current_size
                 )));
             }
-            notes.push(format!("VHD fixed, creator {}", footer.creator));
             if footer.current_size < limit {
                 notes.push(format!(
                     "the disk ends {} bytes before the footer",
@@ -296,20 +295,13 @@ fn open(host: &Device) -> Result<Disk> {
             {
                 scan_only = Some(twice);
             }
-            notes.push(format!(
-                "VHD dynamic, creator {}, block size {} KiB, {} of {} blocks allocated",
-                footer.creator,
-                dynamic.block / 1024,
-                dynamic.order.len(),
-                dynamic.table.len()
-            ));
-            let layout: Arc<dyn Layout> = Arc::new(dynamic);
-            Disk {
-                device: Arc::new(Mapped::new(Arc::clone(host), Arc::clone(&layout))),
-                places: Places::of(layout),
-                notes: Vec::new(),
-                scan_only: None,
-            }
+            let facts = Facts {
+                block_size: Some(dynamic.block),
+                blocks: Some(wide(dynamic.table.len())),
+                allocated: Some(wide(dynamic.order.len())),
+                ..Facts::default()
+            };
+            Disk::mapped(host, Arc::new(dynamic), facts)
         }
         Kind::Differencing => {
             return Err(Error::refused(
@@ -322,6 +314,15 @@ fn open(host: &Device) -> Result<Disk> {
             ));
         }
     };
+    disk.facts.kind = Some(
+        match footer.kind {
+            Kind::Fixed => "fixed",
+            Kind::Dynamic => "dynamic",
+            Kind::Differencing => "differencing",
+        }
+        .to_owned(),
+    );
+    disk.facts.creator = Some(footer.creator);
     disk.notes = notes;
     disk.scan_only = scan_only;
     Ok(disk)
@@ -349,6 +350,8 @@ struct Dynamic {
     bits: Vec<AtomicU8>,
     /// Held while bits are set.
     gate: Mutex<()>,
+    /// What the format keeps outside the blocks: footers, header, table. Ascending.
+    own: Vec<Range<u64>>,
 }
 
 /// A piece of the file that is spoken for.
@@ -431,6 +434,7 @@ impl Dynamic {
             bits: table.iter().map(|_| AtomicU8::new(UNKNOWN)).collect(),
             table,
             gate: Mutex::new(()),
+            own: vec![0..SECTOR, head.clone(), own.clone(), limit..host.len()],
         };
         for (number, sector) in (0_u32..).zip(&dynamic.table) {
             if *sector == facts::ABSENT {
@@ -707,6 +711,14 @@ impl Layout for Dynamic {
             }
         }
         out
+    }
+
+    fn loose(&self, file: &Range<u64>) -> Vec<Range<u64>> {
+        let blocks = self
+            .order
+            .iter()
+            .map(|(sector, number)| self.block_place(*number, *sector));
+        without(file, self.own.iter().cloned().chain(blocks))
     }
 
     fn seams(&self) -> Vec<u64> {

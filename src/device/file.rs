@@ -75,6 +75,34 @@ impl HostFile {
             }
         })
         .map_err(|e| opening_failed(&e, &real, &shown))?;
+        Self::of(file, path, real, access)
+    }
+
+    /// Opens for looking a regular file that is no symbolic link: `Refused` if it is one.
+    pub fn open_unlinked(path: &Path) -> Result<Self> {
+        let shown = escape(&path.display().to_string());
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OPEN | OFlags::NOFOLLOW).bits() as i32)
+            .open(path)
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::ELOOP) => Error::refused(format!(
+                    "image {shown}: a regular file expected, found a symbolic link"
+                )),
+                _ => Error::io(format!("image {shown}: open"), &e),
+            })?;
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(Error::refused(format!(
+                "image {shown}: a regular file expected, found something else"
+            )));
+        }
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        Self::of(file, path, real, Access::Look)
+    }
+
+    fn of(file: File, path: &Path, real: PathBuf, access: Access) -> Result<Self> {
+        let shown = escape(&path.display().to_string());
+        let opening = |e: &io::Error| Error::io(format!("image {shown}: open"), e);
         let meta = file.metadata().map_err(|e| opening(&e))?;
         check_kind(&meta, &shown)?;
         let regular = meta.is_file();
@@ -268,6 +296,13 @@ impl HostFile {
     #[must_use]
     pub fn real_path(&self) -> &Path {
         &self.real
+    }
+
+    /// Whether both are one file on the host.
+    #[must_use]
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        let id = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+        id(&self.file).is_some_and(|own| id(&other.file) == Some(own))
     }
 
     /// The host path it was opened by.

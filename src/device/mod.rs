@@ -13,6 +13,7 @@ mod file;
 mod in_use;
 mod map;
 mod memory;
+mod neighbours;
 mod overlay;
 mod slice;
 mod sys;
@@ -21,6 +22,7 @@ pub use claim::Lease;
 pub use file::{Access, HostFile};
 pub use map::Mapping;
 pub use memory::Memory;
+pub use neighbours::Neighbours;
 pub use overlay::{Overlay, PAGE_LEN, Page, Patch};
 pub use slice::Slice;
 

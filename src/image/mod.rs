@@ -8,8 +8,8 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    container::{self, Places, ScanOnly},
-    device::{Device, Slice},
+    container::{self, Facts, Places, ScanOnly},
+    device::{Device, Neighbours, Slice},
     error::{Error, Kind, Result},
     partition::{self, Scheme, Slot, Table},
     tree::{Extent, FileEntry, FileId, FileTree, Storage},
@@ -24,6 +24,8 @@ pub struct Options {
     pub format: Option<String>,
     /// `--partition`: only this one.
     pub partition: Option<u32>,
+    /// Where files that the image names may come from.
+    pub near: Arc<Neighbours>,
 }
 
 /// An image file, opened down to its volumes.
@@ -43,12 +45,18 @@ pub struct Image {
     pub table: Table,
     /// Everything in the table, readable or not.
     pub volumes: Vec<Volume>,
+    /// The image file, or the overlay over it.
+    pub file: Device,
     /// The disk.
     pub disk: Device,
     /// Where the disk's bytes lie in the file.
     pub places: Places,
     /// Why the container may be looked at and not written, if so.
     pub scan_only: Option<ScanOnly>,
+    /// Whether the disk's bytes are not the file's: the disk is searched instead.
+    pub opaque: bool,
+    /// What a report shows of the container.
+    pub facts: Facts,
 }
 
 /// One slot of the partition table with what is in it.
@@ -178,7 +186,7 @@ pub fn place_in(extents: &[Extent], at: FileOffset) -> Option<VolumeOffset> {
 /// may be fine, and `scan` names the reason.
 pub fn open(file: Device, options: &Options) -> Result<Image> {
     let file_len = file.len();
-    let opened = container::open(file, options.format.as_deref())?;
+    let opened = container::open(Arc::clone(&file), options.format.as_deref(), &options.near)?;
     let table = partition::read(&opened.disk)?;
     let mut volumes = Vec::new();
     for slot in &table.slots {
@@ -204,9 +212,12 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         disk_len: opened.disk.len(),
         table,
         volumes,
+        file,
         disk: opened.disk,
         places: opened.places,
         scan_only: opened.scan_only,
+        opaque: opened.opaque,
+        facts: opened.facts,
     })
 }
 

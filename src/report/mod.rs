@@ -81,8 +81,31 @@ pub struct ImageFacts {
     pub sector_len: u32,
     /// Remarks.
     pub notes: Vec<String>,
+    /// The container, as far as its format has such things.
+    pub container: ContainerFacts,
     /// SHA-256 of the file, with `--hash sha256`.
     pub sha256: Option<String>,
+}
+
+/// What a container's format says about itself; what it does not have is null.
+#[derive(Debug, Default, Serialize)]
+pub struct ContainerFacts {
+    /// The kind within the format.
+    pub kind: Option<String>,
+    /// The program that made it.
+    pub creator: Option<String>,
+    /// Bytes of the disk in a block.
+    pub block_size: Option<u64>,
+    /// Blocks of the disk.
+    pub blocks: Option<u64>,
+    /// Blocks that the file has room for.
+    pub allocated: Option<u64>,
+    /// The format's own log.
+    pub log: Option<String>,
+    /// The files below this one, nearest first.
+    pub chain: Vec<String>,
+    /// Identity of the disk, as the format writes it.
+    pub id: Option<String>,
 }
 
 /// A volume.

@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Done, ImageReport, VolumeFacts};
+use super::{ContainerFacts, Done, ImageReport, VolumeFacts};
 use crate::{
     error::Kind,
     plan::{Finding, Subject},
@@ -26,6 +26,7 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
             image.scheme,
             size(image.disk_len)
         )?;
+        write_container(out, &image.container)?;
         for note in &image.notes {
             writeln!(out, "  note: {note}")?;
         }
@@ -76,6 +77,27 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         writeln!(out)?;
     }
     writeln!(out, "\n{}", verdict(report))
+}
+
+fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
+    let mut parts: Vec<String> = facts.kind.iter().cloned().collect();
+    parts.extend(facts.creator.iter().map(|name| format!("made by {name}")));
+    parts.extend(
+        facts
+            .block_size
+            .map(|bytes| format!("blocks of {}", size(bytes))),
+    );
+    if let (Some(allocated), Some(blocks)) = (facts.allocated, facts.blocks) {
+        parts.push(format!("{allocated} of {blocks} allocated"));
+    }
+    parts.extend(facts.log.iter().map(|log| format!("log: {log}")));
+    if !facts.chain.is_empty() {
+        parts.push(format!("on top of {}", facts.chain.join(", on top of ")));
+    }
+    match parts.is_empty() {
+        true => Ok(()),
+        false => writeln!(out, "  container: {}", parts.join(", ")),
+    }
 }
 
 fn verdict(report: &ImageReport) -> String {

@@ -262,6 +262,19 @@ pub fn structure(
             }
         }
     }
+    for hit in gone {
+        let range = hit.offset..hit.offset + hit.len;
+        if image.places.is_loose(&range) {
+            let mut bytes = vec![0; hit.len as usize];
+            image.file.read_at(hit.offset, &mut bytes)?;
+            if !crate::bytes::all_zero(&bytes) {
+                problems.push(format!(
+                    "image offset {:#x}: zeros expected after wiping, found other bytes",
+                    hit.offset
+                ));
+            }
+        }
+    }
     Ok((problems, witnesses))
 }
 

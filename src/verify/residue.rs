@@ -51,6 +51,8 @@ pub enum Where {
     SystemStore,
     /// Data or name of a file that is alive.
     LiveFile,
+    /// In the container's file, where neither its disk nor its format needs it.
+    Unreferenced,
     /// Outside every volume.
     Outside,
 }
@@ -61,7 +63,7 @@ impl Residue {
     pub fn is_stale(&self) -> bool {
         matches!(
             self.place,
-            Where::FreeCluster | Where::RecordSlack | Where::FileSlack
+            Where::FreeCluster | Where::RecordSlack | Where::FileSlack | Where::Unreferenced
         )
     }
 
@@ -104,6 +106,11 @@ pub fn raw(
     tick: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Raw> {
     let searcher = Searcher::new(tokens, generic)?;
+    // Compressed bytes show nothing: there the disk is searched, and offsets are the disk's.
+    let (device, map) = match image.opaque {
+        true => (image.disk.as_ref(), None),
+        false => (device, map),
+    };
     let ranges = data_ranges(device, 0..device.len())?;
     let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let (mut hits, _) = searcher.find_all(device, map, &ranges, &|done| tick(done, total))?;
@@ -163,19 +170,28 @@ pub fn place_hits(
 ) -> Result<Vec<Residue>> {
     let mut residues: Vec<Residue> = hits
         .iter()
-        .map(|hit| Residue {
-            token: tokens[hit.token].label.clone(),
-            class: tokens[hit.token].class,
-            place: Where::Outside,
-            owner: match image.places.disk_offset(hit.offset) {
-                Some(_) => "outside every partition".to_owned(),
-                None => "a place of the container that its disk does not show".to_owned(),
-            },
-            partition: None,
-            volume_offset: None,
-            image_offset: hit.offset,
-            len: hit.len,
-            generic: hit.token >= known,
+        .map(|hit| {
+            let shown = image.places.disk_offset(hit.offset).is_some();
+            let loose = !shown && image.places.is_loose(&(hit.offset..hit.offset + hit.len));
+            let owner = match (shown, loose) {
+                (true, _) => "outside every partition",
+                (false, true) => "a place of the container that nothing references",
+                (false, false) => "a place of the container that its disk does not show",
+            };
+            Residue {
+                token: tokens[hit.token].label.clone(),
+                class: tokens[hit.token].class,
+                place: match loose {
+                    true => Where::Unreferenced,
+                    false => Where::Outside,
+                },
+                owner: owner.to_owned(),
+                partition: None,
+                volume_offset: None,
+                image_offset: hit.offset,
+                len: hit.len,
+                generic: hit.token >= known,
+            }
         })
         .collect();
     for (index, volume) in image.volumes.iter().enumerate() {
