@@ -4,6 +4,7 @@
 //! - [`hive_builder`]: registry hives, 1.3 to 1.6, with planted residue.
 //! - [`hive_log_builder`]: transaction logs of both formats.
 //! - [`ntfs_builder`]: NTFS volumes of every geometry, sparse and fast.
+//! - [`packed_builder`]: SZDD files and cabinets of one file.
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
 //! - [`volumes`]: volumes named by what is special about them.
@@ -18,6 +19,7 @@ pub mod hive_builder;
 pub mod hive_log_builder;
 pub mod ntfs_builder;
 pub mod pack;
+pub mod packed_builder;
 pub mod put;
 pub mod sd;
 pub mod sms;
