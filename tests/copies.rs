@@ -112,6 +112,13 @@ fn a_packed_copy_with_the_identity_is_shown_and_forbids_a_clean() {
 fn a_packed_copy_without_the_identity_is_read_and_is_no_obstacle() {
     let mut v = volume(HIVE, &state(Some(OLD)), &[]);
     let hive = innocent().build();
+    // Cabinets with nothing but a hint of a name are nobody's business, readable or not.
+    for other in [
+        r"\$Recycle.Bin\S-1-5-21-1\$RAAAAAA.cab",
+        r"\drivers\software-2.cab",
+    ] {
+        v.file(other, &b"MSCF\0\0\0\0"[..]);
+    }
     v.file(r"\WINDOWS\repair\software._", cabinet("software", &hive));
     v.file(r"\backup\software._", szdd(&hive));
     v.file(

@@ -167,7 +167,8 @@ fn look_at(
         HiveBytes::Clean(bytes) => finder.is_in(bytes) && finder.count_stale(bytes)? > 0,
         HiveBytes::Replayed { primary, bytes, .. } => {
             let (before, after) = (finder.count(primary), finder.count(bytes));
-            let stale = match after {
+            // A hive too damaged to be checked is not written, whatever stands in it.
+            let stale = match before.max(after) {
                 0 => 0,
                 _ => finder.count_stale(bytes)?,
             };

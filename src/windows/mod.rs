@@ -238,16 +238,20 @@ pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
         }
         let shape = shape_of(tree, entry);
         // A directory or program that happens to be called "Software.something" is nobody's hive.
-        let by_name_only = matches!(role, Role::Copy(COPY | HIVE_FILE | RECYCLED));
-        if by_name_only && !matches!(shape, Shape::Hive | Shape::Packed(_)) {
-            continue;
-        }
-        files.push(HiveFile {
+        let file = HiveFile {
             entry: entry.clone(),
             role,
             shape,
             logs: Vec::new(),
-        });
+        };
+        let may_be_one = match file.shape {
+            Shape::Hive => true,
+            Shape::Packed(_) => is_named_so,
+            _ => false,
+        };
+        if may_be_one || !file.by_name_only() {
+            files.push(file);
+        }
     }
     let unlisted = siblings(tree, &mut files, &mut maybe_logs)?;
     let is_hives = |log: &FileEntry| {

@@ -136,7 +136,7 @@ pub(super) fn match_logs(
         }
         for (bin, log, _) in &called {
             let is_own = |end: &&str| stem(log, end).is_some_and(|stem| stem.eq_registry(path));
-            if *bin != parent || !LOG_ENDINGS.iter().any(|end| is_own(&end)) {
+            if *bin != parent || !LOG_ENDINGS.iter().any(is_own) {
                 continue;
             }
             if let Some(entry) = only(parent, log) {

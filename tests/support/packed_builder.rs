@@ -5,8 +5,9 @@
 use std::collections::HashMap;
 
 const RING: usize = 4096;
+const LONGEST: usize = 16;
 
-/// SZDD, mode A, with matches of 3 to 18 bytes.
+/// SZDD, mode A, with matches of 3 to 16 bytes, as Microsoft's (7-Zip takes no longer ones).
 pub fn szdd(bytes: &[u8]) -> Vec<u8> {
     let mut out = b"SZDD\x88\xf0\x27\x33A\0".to_vec();
     out.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
@@ -21,9 +22,9 @@ pub fn szdd(bytes: &[u8]) -> Vec<u8> {
             }
             let key = bytes[at..].first_chunk::<3>().copied();
             let found = key.and_then(|key| last.get(&key).copied());
-            let found = found.filter(|from| at - from <= RING - 18);
+            let found = found.filter(|from| at - from <= RING - LONGEST);
             let len = found.map_or(0, |from| {
-                let same = (0..18).take_while(|i| bytes.get(at + i) == bytes.get(from + i));
+                let same = (0..LONGEST).take_while(|i| bytes.get(at + i) == bytes.get(from + i));
                 same.take_while(|i| at + i < bytes.len()).count()
             });
             let step = if len >= 3 {

@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// What is packed is not longer than what may come out, or hardly: the rest is some other cabinet.
+const PACKED_LIMIT: u64 = 256 << 20;
+
 #[expect(clippy::too_many_arguments, reason = "as plan_hive, and what it found")]
 pub(super) fn plan(
     volume: &Volume,
@@ -32,6 +35,12 @@ pub(super) fn plan(
     part: &mut VolumePlan,
 ) -> Result<()> {
     let path = file.entry.path();
+    if file.entry.len > PACKED_LIMIT {
+        return Err(Error::limit(format!(
+            "packed file: at most {PACKED_LIMIT} bytes expected, found {}",
+            file.entry.len
+        )));
+    }
     let packed = image::read_whole(tree, &file.entry)?;
     let bytes = unpack(&packed, packing, UNPACKED_LIMIT)?;
     drop(packed);
