@@ -22,6 +22,7 @@ mod dirty;
 mod disks;
 mod faults;
 mod fixtures;
+mod hive_random;
 mod hive_rows;
 mod in_place;
 mod judges;
