@@ -179,6 +179,17 @@ pub struct MetadataChunk<'a> {
     pub bytes: &'a [u8],
 }
 
+/// A piece of contents.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// Whose they are; a file's path, or what of the tree they are.
+    pub owner: &'a str,
+    /// Position in the contents.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
 /// Where a piece of a stream lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -336,6 +347,15 @@ pub trait FileTree: fmt::Debug + Send + Sync {
             "{}: this tree is read-only",
             self.label()
         )))
+    }
+
+    /// Shows the contents of every file whose bytes the image file holds in another form (compressed),
+    /// each contents once, and the tree's own records. No bytes are shown where a search of the image
+    /// file sees them. `tail` bytes of a piece come again in front of the next one. Says how many bytes
+    /// there were.
+    fn contents(&self, tail: usize, look: &mut dyn FnMut(Contents<'_>)) -> Result<u64> {
+        let _ = (tail, look);
+        Ok(0)
     }
 
     /// Structure problems of everything that the given files' removal or rewriting touched.

@@ -222,6 +222,21 @@ impl Output {
             .map_err(|e| Error::io(format!("-o {}: write at {at:#x}", self.shown), &e))
     }
 
+    /// Makes it longer, if it is shorter than that: zeros follow.
+    pub fn grow(&self, len: u64) -> Result<()> {
+        let now = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io("-o: length", &e))?;
+        match now.len() < len {
+            true => self
+                .file
+                .set_len(len)
+                .map_err(|e| Error::io(format!("-o {}: length", self.shown), &e)),
+            false => Ok(()),
+        }
+    }
+
     /// Makes sure that the clone holds what the patches were made for: the input may have changed
     /// since it was read. `old` are SHA-256 digests as hex, one a patch.
     pub fn check_old(&self, patches: &[Patch], old: &[String]) -> Result<()> {
@@ -455,7 +470,11 @@ fn check_space(
 /// SHA-256 of a patch's old and new bytes, for the report.
 pub fn digests(source: &HostFile, patch: &Patch) -> Result<(String, String)> {
     let mut old = vec![0; patch.len as usize];
-    source.read_at(patch.offset, &mut old)?;
+    // Behind its end a clone that grew has zeros.
+    let there = source.len().saturating_sub(patch.offset).min(patch.len) as usize;
+    if there > 0 {
+        source.read_at(patch.offset, &mut old[..there])?;
+    }
     let new = match &patch.page {
         Page::Data(bytes) => Sha256::digest(bytes),
         Page::Zero => Sha256::digest(vec![0; patch.len as usize]),

@@ -113,12 +113,25 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         // A container's log may have been replayed: no reason to write.
         false => Vec::new(),
     };
+    let new_len = match edited {
+        true => overlay.len(),
+        false => host.len(),
+    };
     drop(overlay);
     host.check_reads()?;
     options.near.check_reads()?;
     options.near.check_unchanged()?;
     // Before the expensive part: a copy of 200 GB that is refused then helps nobody.
-    crate::apply::guard::check(&patches, host.len())?;
+    crate::apply::guard::check(&patches, new_len)?;
+    if new_len > host.len() && args.in_place {
+        return Err(Error::refused(format!(
+            "archive: room for what is written in its {} bytes expected, {} more are needed: what was \
+             compressed again became longer",
+            host.len(),
+            new_len - host.len()
+        ))
+        .advise("clean it into a copy (-o OUT), which may be longer"));
+    }
     done.changed_bytes = patches.iter().map(|patch| patch.len).sum();
     report.result = if patches.is_empty() {
         "clean"
@@ -144,7 +157,15 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         }
     } else if let Some(out) = &args.output {
         done.patches = patch_facts(&host, &patches)?;
-        write_copy(&host, out, &patches, args, rules, &bar, &mut done)?;
+        write_copy(
+            &host,
+            out,
+            (&patches, new_len),
+            args,
+            rules,
+            &bar,
+            &mut done,
+        )?;
         if common.hash.is_some() {
             done.sha256 = Some(hash(&HostFile::open(out)?)?);
         }
@@ -193,7 +214,7 @@ fn write_in_place(
 fn write_copy(
     host: &Arc<HostFile>,
     out: &Path,
-    patches: &[Patch],
+    (patches, new_len): (&[Patch], u64),
     args: &CleanArgs,
     rules: &[Rule],
     bar: &super::progress::Bar,
@@ -210,6 +231,7 @@ fn write_copy(
         .iter()
         .map(|patch| patch.sha256_old.clone())
         .collect();
+    output.grow(new_len)?;
     output.check_old(patches, &old)?;
     output.patch(patches)?;
     output.sync_and_check(patches)?;
@@ -346,6 +368,9 @@ impl Clean<'_> {
             .settle()?;
         let target = image::open(overlay.clone(), self.options)?;
         let staged = stage::stage(&target, self.plan)?;
+        if let Some(writer) = &target.writer {
+            writer.write()?;
+        }
         let expected: Vec<Expected> = staged
             .iter()
             .zip(&self.plan.volumes)
@@ -395,6 +420,7 @@ impl Clean<'_> {
         fail_on(&problems)?;
         done.witnesses = seen.witnesses;
         done.witnesses.extend(witnesses);
+        seen.residues.append(&mut seen.loose);
         let more = seen.residues.len().saturating_sub(MAX_LISTED);
         if more > 0 {
             self.report.not_scanned.push(plan::NotScanned {
@@ -444,7 +470,14 @@ impl Clean<'_> {
             }
             seen.searched
                 .push(("every data extent of the file".to_owned(), raw.searched));
+            if raw.contents > 0 {
+                let what = "contents of the archive, decompressed".to_owned();
+                seen.searched.push((what, raw.contents));
+            }
             let known: HashSet<Hit> = seen.hits.iter().copied().collect();
+            // What was found in contents has no hit.
+            seen.loose
+                .extend_from_slice(&raw.residues[raw.hits.len()..]);
             for (hit, residue) in raw.hits.into_iter().zip(raw.residues) {
                 if !known.contains(&hit) {
                     seen.hits.push(hit);

@@ -35,6 +35,7 @@ pub(super) fn image_facts(image: &Image) -> ImageFacts {
             Scheme::Mbr => "MBR",
             Scheme::Gpt => "GPT",
             Scheme::WholeDisk => "unpartitioned",
+            Scheme::Archive => "archive",
         }
         .to_owned(),
         sector_len: image.table.sector_len,

@@ -50,6 +50,12 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         what: "every data extent of the file".into(),
         bytes: raw.searched,
     });
+    if raw.contents > 0 {
+        report.searched.push(Searched {
+            what: "contents of the archive, decompressed".into(),
+            bytes: raw.contents,
+        });
+    }
     if raw.hit_count > raw.residues.len() as u64 {
         report.not_scanned.push(plan::NotScanned {
             what: format!("{} more hits", raw.hit_count - raw.residues.len() as u64),

@@ -71,17 +71,11 @@ pub(super) const PARALLELS: Format = Format {
     open: Open::Refuse(CONVERT),
 };
 
-pub(super) const WIM: Format = Format {
-    name: "wim",
-    title: "a WIM, SWM or ESD archive",
-    probe: |edges| {
-        magic(edges, 0, format::WIM, "MSWIM")
-            .or_else(|| magic(edges, 0, format::WIM_PIPABLE, "WLPWM, a pipable one,"))
-    },
-    open: Open::Refuse(
-        "it is not handled yet; apply it to a disk (wimapply, DISM) and clean the disk before you \
-         capture it again",
-    ),
+pub(super) const WIM_PIPABLE: Format = Format {
+    name: "wim-pipable",
+    title: "a pipable WIM archive",
+    probe: |edges| magic(edges, 0, format::WIM_PIPABLE, "WLPWM"),
+    open: Open::Refuse("make an ordinary one of it: wimexport IMAGE all new.wim --not-pipable"),
 };
 
 pub(super) const FFU: Format = Format {

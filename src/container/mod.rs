@@ -42,9 +42,11 @@ mod known;
 mod mapped;
 mod raw;
 mod vhd;
+mod wim;
 
 pub use children::children;
 pub use mapped::{BELOW, Extent, Layout, Mapped, Place, Places};
+pub use wim::{Archive, ArchiveImage, Writer};
 
 use format::SECTOR;
 
@@ -69,6 +71,8 @@ pub struct Format {
 pub enum Open {
     /// Makes a disk of the file.
     Disk(fn(&Source<'_>) -> Result<Disk>),
+    /// Makes file trees of the file.
+    Archive(fn(&Source<'_>) -> Result<Archive>),
     /// Refuses by name; says what the user can do.
     Refuse(&'static str),
 }
@@ -244,7 +248,8 @@ pub static FORMATS: &[Format] = &[
     known::VMDK,
     known::QCOW,
     known::VDI,
-    known::WIM,
+    wim::FORMAT,
+    known::WIM_PIPABLE,
     known::FFU,
     known::E01,
     known::EX01,
@@ -277,8 +282,10 @@ pub struct Opened {
     pub format: &'static str,
     /// What it was recognised by.
     pub evidence: String,
-    /// The disk.
+    /// The disk; of an archive, the file.
     pub disk: Device,
+    /// The file trees, if it is an archive.
+    pub archive: Option<Archive>,
     /// Where the disk's bytes lie in the file.
     pub places: Places,
     /// Why the file may be looked at and not written, if so.
@@ -318,19 +325,28 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         }
         None => recognise(&edges).ok_or_else(|| unknown(&edges))?,
     };
+    let source = Source {
+        host: &host,
+        near,
+        chain: &[],
+    };
+    let unless_raw = |error: Error| match error.advice() {
+        None if forced.is_none() => error.advise(
+            "if this is a raw disk that happens to begin or end like that, say --format raw",
+        ),
+        _ => error,
+    };
+    let mut archive = None;
     let disk = match format.open {
         Open::Disk(_) if edges.len < SECTOR => return Err(too_short(&edges)),
-        Open::Disk(open) => open(&Source {
-            host: &host,
-            near,
-            chain: &[],
-        })
-        .map_err(|error| match error.advice() {
-            None if forced.is_none() => error.advise(
-                "if this is a raw disk that happens to begin or end like that, say --format raw",
-            ),
-            _ => error,
-        })?,
+        Open::Disk(open) => open(&source).map_err(unless_raw)?,
+        Open::Archive(open) => {
+            let trees = open(&source).map_err(unless_raw)?;
+            let mut whole = Disk::plain(Arc::clone(&host));
+            whole.facts = trees.facts.clone();
+            archive = Some(trees);
+            whole
+        }
         Open::Refuse(advice) => {
             return Err(Error::unsupported(format!(
                 "image: a raw disk or a VHD expected, found {} ({evidence})",
@@ -345,7 +361,7 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
             }));
         }
     };
-    if !edges.len.is_multiple_of(SECTOR) {
+    if archive.is_none() && !edges.len.is_multiple_of(SECTOR) {
         notes.push(format!(
             "the file is not a whole number of 512-byte sectors: {} bytes are left over",
             edges.len.checked_rem(SECTOR).unwrap_or(0)
@@ -357,6 +373,7 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         evidence,
         virtual_len: disk.device.len(),
         disk: disk.device,
+        archive,
         places: disk.places,
         scan_only: disk.scan_only,
         opaque: disk.opaque,

@@ -57,6 +57,15 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
         )))
     }
 
+    /// Makes it longer; what is new reads as zeros. A device that cannot grow refuses.
+    fn grow(&self, len: u64) -> Result<()> {
+        Err(Error::refused(format!(
+            "device: room in {} bytes expected, {len} are needed",
+            self.len()
+        ))
+        .advise("clean into a copy (-o OUT), which may be longer"))
+    }
+
     /// The next range at or after `from` that may hold anything but zeros; for walks over sparse
     /// images. `None` when only zeros follow.
     fn next_data(&self, from: u64) -> Result<Option<Range<u64>>> {

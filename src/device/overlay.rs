@@ -7,7 +7,10 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
-    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{BlockDevice, Device, check_inside};
@@ -44,6 +47,8 @@ pub struct Patch {
 #[derive(Debug)]
 pub struct Overlay {
     under: Device,
+    /// It can become longer than the device below, which reads as zeros there.
+    len: AtomicU64,
     pages: RwLock<BTreeMap<u64, Page>>,
 }
 
@@ -52,6 +57,7 @@ impl Overlay {
     #[must_use]
     pub fn new(under: Device) -> Self {
         Self {
+            len: AtomicU64::new(under.len()),
             under,
             pages: RwLock::new(BTreeMap::new()),
         }
@@ -76,7 +82,17 @@ impl Overlay {
     }
 
     fn page_len(&self, page: u64) -> usize {
-        (self.under.len() - page * PAGE).min(PAGE) as usize
+        (self.len() - page * PAGE).min(PAGE) as usize
+    }
+
+    fn read_under(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let there = self.under.len().saturating_sub(offset);
+        let there = there.min(buf.len() as u64) as usize;
+        buf[there..].fill(0);
+        match there {
+            0 => Ok(()),
+            _ => self.under.read_at(offset, &mut buf[..there]),
+        }
     }
 
     /// Everything that differs from the device below, page by page in ascending order.
@@ -85,7 +101,7 @@ impl Overlay {
         let mut old = vec![0; PAGE_LEN];
         for (page, now) in self.pages()?.iter() {
             let len = self.page_len(*page);
-            self.under.read_at(page * PAGE, &mut old[..len])?;
+            self.read_under(page * PAGE, &mut old[..len])?;
             let same = match now {
                 Page::Zero => all_zero(&old[..len]),
                 Page::Data(bytes) => bytes[..] == old[..len],
@@ -117,11 +133,12 @@ impl Overlay {
 
 impl BlockDevice for Overlay {
     fn len(&self) -> u64 {
-        self.under.len()
+        self.len.load(Ordering::Relaxed)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.under.read_at(offset, buf)?;
+        check_inside("overlay", offset, buf.len(), self.len())?;
+        self.read_under(offset, buf)?;
         if buf.is_empty() {
             return Ok(());
         }
@@ -156,7 +173,7 @@ impl BlockDevice for Overlay {
                 Some(Page::Zero) => vec![0; len].into_boxed_slice(),
                 None => {
                     let mut bytes = vec![0; len].into_boxed_slice();
-                    self.under.read_at(page * PAGE, &mut bytes)?;
+                    self.read_under(page * PAGE, &mut bytes)?;
                     bytes
                 }
             };
@@ -194,6 +211,20 @@ impl BlockDevice for Overlay {
         Ok(())
     }
 
+    fn grow(&self, len: u64) -> Result<()> {
+        let mut pages = self.pages_mut()?;
+        if len > self.len() {
+            self.len.store(len, Ordering::Relaxed);
+            // The page that was the last one may be longer now.
+            if let Some((page, Page::Data(bytes))) = pages.iter_mut().next_back() {
+                let mut longer = bytes.to_vec();
+                longer.resize(self.page_len(*page), 0);
+                *bytes = longer.into_boxed_slice();
+            }
+        }
+        Ok(())
+    }
+
     fn next_data(&self, from: u64) -> Result<Option<Range<u64>>> {
         let below = self.under.next_data(from)?;
         let first = self
@@ -224,6 +255,29 @@ mod tests {
         ));
         let overlay = Overlay::new(disk.clone());
         (disk, overlay)
+    }
+
+    #[test]
+    fn it_grows_and_the_device_below_does_not() {
+        let (disk, overlay) = sample();
+        overlay.write_at(9_990, &[7; 10]).unwrap();
+        assert!(overlay.write_at(9_995, &[7; 10]).is_err());
+        overlay.grow(20_000).unwrap();
+        overlay.write_at(15_000, &[9; 100]).unwrap();
+        let mut all = vec![1; 20_000];
+        overlay.read_at(0, &mut all).unwrap();
+        assert!(overlay.read_at(1, &mut all).is_err());
+        let mut want = disk.to_vec();
+        want.resize(20_000, 0);
+        want[9_990..10_000].fill(7);
+        want[15_000..15_100].fill(9);
+        assert!(all == want);
+        let patches = overlay.diff().unwrap();
+        let at: Vec<(u64, u64)> = patches.iter().map(|p| (p.offset, p.len)).collect();
+        assert_eq!(at, [(8192, 4096), (12_288, 4096)]);
+        assert_eq!(disk.len(), 10_000);
+        overlay.grow(10).unwrap();
+        assert_eq!(overlay.len(), 20_000);
     }
 
     #[test]

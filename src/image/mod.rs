@@ -8,7 +8,7 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    container::{self, Facts, Places, ScanOnly},
+    container::{self, Facts, Places, ScanOnly, Writer},
     device::{Device, Neighbours, Slice},
     error::{Error, Kind, Result},
     partition::{self, Scheme, Slot, Table},
@@ -53,6 +53,8 @@ pub struct Image {
     pub places: Places,
     /// Why the container may be looked at and not written, if so.
     pub scan_only: Option<ScanOnly>,
+    /// What writes the archive, if it is one: its volumes are its images.
+    pub writer: Option<Writer>,
     /// Whether the disk's bytes are not the file's: the disk is searched instead.
     pub opaque: bool,
     /// What a report shows of the container.
@@ -201,11 +203,22 @@ pub fn place_in(extents: &[Extent], at: FileOffset) -> Option<VolumeOffset> {
 pub fn open(file: Device, options: &Options) -> Result<Image> {
     let file_len = file.len();
     let opened = container::open(Arc::clone(&file), options.format.as_deref(), &options.near)?;
-    let table = partition::read(&opened.disk)?;
-    let mut volumes = Vec::new();
-    for slot in &table.slots {
-        volumes.push(open_slot(&opened, slot, options)?);
-    }
+    let mut opened = opened;
+    let mut writer = None;
+    let (table, volumes) = match opened.archive.take() {
+        Some(archive) => {
+            writer = Some(archive.writer());
+            (Table::none(), open_images(&opened, archive, options))
+        }
+        None => {
+            let table = partition::read(&opened.disk)?;
+            let mut volumes = Vec::new();
+            for slot in &table.slots {
+                volumes.push(open_slot(&opened, slot, options)?);
+            }
+            (table, volumes)
+        }
+    };
     if let Some(number) = options.partition
         && !volumes.iter().any(|volume| volume.partition == number)
     {
@@ -213,7 +226,11 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         return Err(Error::new(
             Kind::Usage,
             format!(
-                "--partition: one of {} expected, found {number}",
+                "{}: one of {} expected, found {number}",
+                match writer {
+                    Some(_) => "--image-index",
+                    None => "--partition",
+                },
                 known.join(", ")
             ),
         ));
@@ -230,9 +247,40 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         disk: opened.disk,
         places: opened.places,
         scan_only: opened.scan_only,
+        writer,
         opaque: opened.opaque,
         facts: opened.facts,
     })
+}
+
+/// The images of an archive, each as a volume that begins where the file begins.
+fn open_images(
+    opened: &container::Opened,
+    archive: container::Archive,
+    options: &Options,
+) -> Vec<Volume> {
+    let chosen = |number| options.partition.is_none_or(|only| only == number);
+    archive
+        .images
+        .into_iter()
+        .map(|image| Volume {
+            partition: image.number,
+            start: DiskOffset(0),
+            len: opened.file_len,
+            slot_kind: match image.about.is_empty() {
+                true => "image".to_owned(),
+                false => format!("image of {}", image.about),
+            },
+            slot_name: image.name,
+            filesystem: image.tree.label(),
+            kind: None,
+            content: match chosen(image.number) {
+                true => Content::Files(image.tree),
+                false => Content::Skipped,
+            },
+            places: opened.places.clone(),
+        })
+        .collect()
 }
 
 impl Image {

@@ -51,6 +51,8 @@ pub enum Scheme {
     Gpt,
     /// Nothing: a volume begins at the first byte.
     WholeDisk,
+    /// No disk: an archive of file trees.
+    Archive,
 }
 
 /// A part of the disk that the table names.
@@ -87,6 +89,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// The table of what has none, and is no disk.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(Scheme::Archive, 512)
+    }
+
     fn new(scheme: Scheme, sector_len: u32) -> Self {
         Self {
             scheme,

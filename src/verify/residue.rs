@@ -9,7 +9,7 @@ use crate::{
     image::{Image, Volume},
     plan::tokens::{Class, Token},
     tree::{FileId, Owner},
-    units::{ImageOffset, VolumeOffset},
+    units::{FileOffset, ImageOffset, VolumeOffset},
 };
 
 /// A hit with its place on the ladder and its owner.
@@ -92,6 +92,8 @@ pub struct Raw {
     pub searched: u64,
     /// Bytes of holes that were skipped.
     pub holes: u64,
+    /// Bytes of contents that the file holds in another form, searched as they are.
+    pub contents: u64,
 }
 
 /// Searches every data extent of the image file. The first `limit` hits get an owner.
@@ -139,7 +141,57 @@ pub fn raw(
     };
     out.hits = hits[..hits.len().min(limit)].to_vec();
     out.residues = place_hits(image, &out.hits, searcher.tokens(), tokens.len(), &[])?;
+    for volume in &image.volumes {
+        search_contents(volume, &searcher, tokens.len(), limit, &mut out)?;
+    }
     Ok(out)
+}
+
+/// Contents that the image file holds in another form. What is found there has no offset in the file
+/// and is no hit that could be wiped.
+fn search_contents(
+    volume: &Volume,
+    searcher: &Searcher,
+    known: usize,
+    limit: usize,
+    out: &mut Raw,
+) -> Result<()> {
+    let Some(tree) = volume.tree() else {
+        return Ok(());
+    };
+    let mut hits = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut last = String::new();
+    let searched = tree.contents(searcher.overlap(), &mut |piece| {
+        if piece.owner != last {
+            seen.clear();
+            piece.owner.clone_into(&mut last);
+        }
+        hits.clear();
+        searcher.find(piece.bytes, piece.offset, &mut hits);
+        for hit in &hits {
+            if !seen.insert((hit.offset, hit.token)) {
+                continue;
+            }
+            out.hit_count += 1;
+            if out.residues.len() < limit {
+                let token = &searcher.tokens()[hit.token];
+                out.residues.push(Residue {
+                    token: token.label.clone(),
+                    class: token.class,
+                    place: Where::LiveFile,
+                    owner: format!("{}, offset {}", piece.owner, FileOffset(hit.offset)),
+                    partition: Some(volume.partition),
+                    volume_offset: None,
+                    image_offset: None,
+                    len: hit.len,
+                    generic: hit.token >= known,
+                });
+            }
+        }
+    });
+    out.contents += searched.map_err(|error| volume.climb(error))?;
+    Ok(())
 }
 
 /// Hits that begin in one block of a container and end in the next one of the disk, which lies

@@ -1,0 +1,395 @@
+//! WIM and ESD: an archive of file trees. Each image is a [`FileTree`]; edits are kept in memory until
+//! [`Archive::write`] makes the new file of them, in the device below, in one go.
+//!
+//! # Why
+//! - **Raw dentries.** A dentry that stays keeps its bytes, the unknown ones included; only offsets of
+//!   lists and the hash of changed contents are written. Programs that serialise the tree anew lose
+//!   what they do not know.
+//! - **Unchanged chunks are not compressed again**: they are copied as they are.
+//! - **The file keeps its length where it can.** New resources take the places of old ones, the tables
+//!   stay at the end, what nothing references becomes zeros. So the journal of a clean in place holds
+//!   for a WIM too; a clean that needs more room is made in a copy.
+//! - **Own codecs**: no crate decodes the LZX of WIM files or LZMS (`shared/facts/crates.md`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::{Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use super::{Edges, Facts, Format, Open, Source, format as magics};
+use crate::{
+    error::{At, Error, Result},
+    text::{WinPath, escape},
+    tree::{FileTree, Obstacle},
+};
+
+mod codec;
+mod edit;
+mod format;
+mod metadata;
+mod read;
+mod tree;
+mod xml;
+
+use format::flag;
+use metadata::Metadata;
+use read::File;
+use tree::ImageTree;
+use xml::Xml;
+
+pub(super) const FORMAT: Format = Format {
+    name: "wim",
+    title: "a WIM archive",
+    probe: |edges: &Edges| edges.has(0, magics::WIM).then(|| "MSWIM at 0x0".to_owned()),
+    open: Open::Archive(open),
+};
+
+/// An archive of file trees.
+#[derive(Debug)]
+pub struct Archive {
+    /// Its images, in their order.
+    pub images: Vec<ArchiveImage>,
+    /// What a report shows of it.
+    pub facts: Facts,
+    wim: Arc<Wim>,
+}
+
+/// One tree of an archive.
+#[derive(Debug)]
+pub struct ArchiveImage {
+    /// Counted from 1.
+    pub number: u32,
+    /// The name that its maker gave it.
+    pub name: Option<String>,
+    /// Edition, version and architecture, as far as the file says.
+    pub about: String,
+    /// Its files.
+    pub tree: Box<dyn FileTree>,
+}
+
+/// What is to be written of an archive.
+#[derive(Clone, Debug)]
+pub struct Writer(Arc<Wim>);
+
+impl Archive {
+    /// What is needed to write it after its trees were edited.
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        Writer(Arc::clone(&self.wim))
+    }
+}
+
+impl Writer {
+    /// Makes the new file of what the trees were told. Nothing was told: nothing is written.
+    ///
+    /// `Refused` when the file would have to grow and its device cannot.
+    pub fn write(&self) -> Result<()> {
+        edit::write(&self.0)
+    }
+}
+
+/// An image: where its metadata is listed, and its tree.
+#[derive(Debug)]
+struct Tree {
+    /// Index in the blob table.
+    blob: usize,
+    metadata: Metadata,
+    /// For each dentry the first one of the same file.
+    first: Vec<usize>,
+    /// The dentries of each file that has several.
+    links: HashMap<usize, Vec<usize>>,
+    /// A number for each dentry that stays its own when others are removed.
+    ids: Vec<u64>,
+    by_id: HashMap<u64, usize>,
+}
+
+/// What the trees were told and the file does not hold yet.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Image, first dentry.
+    gone: BTreeSet<(usize, usize)>,
+    /// Image, first dentry: bytes by their offset.
+    writes: BTreeMap<(usize, usize), BTreeMap<u64, Vec<u8>>>,
+    /// Image, first dentry: contents that become zeros.
+    zeroed: BTreeSet<(usize, usize)>,
+}
+
+/// An opened archive.
+#[derive(Debug)]
+struct Wim {
+    file: File,
+    xml: Xml,
+    trees: Vec<Tree>,
+    obstacles: Vec<Obstacle>,
+    owners: Vec<Option<(usize, usize)>>,
+    pending: Mutex<Pending>,
+}
+
+impl Wim {
+    fn pending(&self) -> Result<MutexGuard<'_, Pending>> {
+        self.pending
+            .lock()
+            .map_err(|_| Error::internal("WIM: lock poisoned"))
+    }
+
+    fn tree(&self, image: usize) -> Result<&Tree> {
+        self.trees
+            .get(image)
+            .ok_or_else(|| Error::internal("WIM: an image's number"))
+    }
+}
+
+impl Wim {
+    /// The path of the first file with these contents, and of which image it is.
+    fn owner_of(&self, blob: usize) -> String {
+        let hash = self.file.blobs.get(blob).map(|blob| blob.hash);
+        let mut names = self.owners.get(blob).into_iter().flatten();
+        match names.next() {
+            Some((image, number)) => {
+                let path = self
+                    .trees
+                    .get(*image)
+                    .map(|tree| tree.metadata.path(*number));
+                let path = WinPath(path.unwrap_or_default());
+                format!("{path} of image {}", image.saturating_add(1))
+            }
+            None => format!(
+                "contents {} of no file",
+                hex::encode(hash.unwrap_or_default())
+            ),
+        }
+    }
+}
+
+/// For each contents the first file that has them: image, dentry.
+fn owners(file: &File, trees: &[Tree]) -> Vec<Option<(usize, usize)>> {
+    let mut owners = vec![None; file.blobs.len()];
+    for (image, tree) in trees.iter().enumerate() {
+        for (number, one) in tree.metadata.dentries.iter().enumerate() {
+            for stream in &one.streams {
+                let known = file.blob(&stream.hash).map(|(index, _)| index);
+                if let Some(owner) = known.and_then(|index| owners.get_mut(index)) {
+                    owner.get_or_insert((image, number));
+                }
+            }
+        }
+    }
+    owners
+}
+
+impl Tree {
+    fn new(blob: usize, metadata: Metadata) -> Self {
+        // A hard link: the same group, attributes and streams.
+        let mut groups = HashMap::new();
+        let mut first = Vec::with_capacity(metadata.dentries.len());
+        let mut links: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (number, one) in metadata.dentries.iter().enumerate() {
+            let own = match one.link {
+                0 => number,
+                link => {
+                    let hashes: Vec<_> = one.streams.iter().map(|stream| stream.hash).collect();
+                    *groups
+                        .entry((link, one.attributes, hashes))
+                        .or_insert(number)
+                }
+            };
+            first.push(own);
+            links.entry(own).or_default().push(number);
+        }
+        links.retain(|_, all| all.len() > 1);
+        let (ids, by_id) = ids_of(&metadata);
+        Self {
+            ids,
+            by_id,
+            blob,
+            metadata,
+            first,
+            links,
+        }
+    }
+
+    /// All dentries of a file.
+    fn dentries_of(&self, first: usize) -> Vec<usize> {
+        self.links
+            .get(&first)
+            .cloned()
+            .unwrap_or_else(|| vec![first])
+    }
+}
+
+/// Ids made of paths: a parent always comes before its children.
+fn ids_of(metadata: &Metadata) -> (Vec<u64>, HashMap<u64, usize>) {
+    let mut ids: Vec<u64> = Vec::with_capacity(metadata.dentries.len());
+    let mut by_id = HashMap::with_capacity(metadata.dentries.len());
+    for (number, one) in metadata.dentries.iter().enumerate() {
+        // Fixed keys: the same path has the same id in every run.
+        let mut hash = std::hash::DefaultHasher::new();
+        ids.get(one.parent).hash(&mut hash);
+        one.name.units().hash(&mut hash);
+        let mut id = hash.finish();
+        while by_id.contains_key(&id) {
+            id = id.wrapping_add(1);
+        }
+        by_id.insert(id, number);
+        ids.push(id);
+    }
+    (ids, by_id)
+}
+
+fn open(source: &Source<'_>) -> Result<Archive> {
+    let file = File::open(source.host)?;
+    let header = &file.header;
+    if header.parts != 1 || header.is(flag::SPANNED) {
+        return Err(Error::refused(format!(
+            "WIM: a whole archive expected, found part {} of {}",
+            header.part, header.parts
+        ))
+        .advise("join the parts first: wimjoin all.wim part*.swm"));
+    }
+    let xml =
+        Xml::parse(&file.xml()?).at("image offset", format_args!("{:#x}", header.xml.offset))?;
+    let mut trees = Vec::new();
+    // An entry that nothing references is no image, whatever it holds.
+    let listed = file.blobs.iter().enumerate();
+    for (index, blob) in listed.filter(|(_, blob)| blob.is_metadata() && blob.refs != 0) {
+        let number = trees.len().saturating_add(1);
+        let metadata = file
+            .metadata(blob)
+            .and_then(Metadata::parse)
+            .at("image", number)?;
+        trees.push(Tree::new(index, metadata));
+    }
+    if u32::try_from(trees.len()) != Ok(header.images) {
+        return Err(Error::malformed(format!(
+            "WIM: the metadata of {} images expected, found that of {}",
+            header.images,
+            trees.len()
+        ))
+        .at("image offset", format_args!("{:#x}", header.table.offset)));
+    }
+    let boot = usize::try_from(header.boot_index).unwrap_or(usize::MAX);
+    let boot_blob = boot
+        .checked_sub(1)
+        .map(|at| trees.get(at).map(|tree| tree.blob));
+    let boot_is_right = match boot_blob {
+        None => true,
+        Some(None) => false,
+        Some(Some(index)) => file
+            .blobs
+            .get(index)
+            .is_some_and(|blob| blob.resource.offset == header.boot.offset),
+    };
+    if !boot_is_right {
+        return Err(Error::malformed(format!(
+            "WIM header: the metadata of boot image {boot} expected at {:#x}, found another's",
+            header.boot.offset
+        ))
+        .at("image offset", "0x60"));
+    }
+    let obstacles = obstacles(&file, &xml);
+    let facts = Facts {
+        kind: Some(kind_of(&file)),
+        block_size: (header.chunk_size > 0).then_some(u64::from(header.chunk_size)),
+        log: match header.integrity.size {
+            0 => None,
+            _ => Some("with an integrity table".to_owned()),
+        },
+        ..Facts::default()
+    };
+    let owners = owners(&file, &trees);
+    let wim = Arc::new(Wim {
+        owners,
+        file,
+        xml,
+        trees,
+        obstacles,
+        pending: Mutex::default(),
+    });
+    let images = (1_u32..)
+        .zip(0..wim.trees.len())
+        .map(|(number, index)| {
+            let about = wim.xml.about(number);
+            let parts = [about.edition, about.version, about.architecture];
+            ArchiveImage {
+                number,
+                name: about.name,
+                about: parts
+                    .iter()
+                    .flatten()
+                    .map(|part| escape(part))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                tree: Box::new(ImageTree::new(Arc::clone(&wim), index)),
+            }
+        })
+        .collect();
+    Ok(Archive { images, facts, wim })
+}
+
+fn kind_of(file: &File) -> String {
+    use codec::Method;
+    let method = match file.method {
+        None => "not compressed",
+        Some(Method::Xpress) => "XPRESS",
+        Some(Method::Lzx) => "LZX",
+        Some(Method::Lzms) => "LZMS",
+    };
+    match file.solids.len() {
+        0 => method.to_owned(),
+        count => format!("{method}, {count} solid resources"),
+    }
+}
+
+fn obstacles(file: &File, xml: &Xml) -> Vec<Obstacle> {
+    let header = &file.header;
+    let mut out = Vec::new();
+    let mut add = |id, what: &str, advice: &str| {
+        out.push(Obstacle {
+            id,
+            what: what.to_owned(),
+            advice: advice.to_owned(),
+        });
+    };
+    if header.is(flag::READONLY) {
+        add(
+            "wim-readonly",
+            "WIM header: a file that may be changed expected, found the READONLY flag",
+            "whoever set it wanted it so; export a copy without it: wimexport IMAGE all new.wim",
+        );
+    }
+    if header.is(flag::WRITE_IN_PROGRESS) {
+        add(
+            "wim-write-in-progress",
+            "WIM header: a finished file expected, found the flag of a write in progress",
+            "let the program that writes it finish; if it crashed, take another copy of the file",
+        );
+    }
+    if xml.is_encrypted() {
+        add(
+            "wim-encrypted",
+            "WIM: readable contents expected, found an encrypted ESD",
+            "decrypt it first",
+        );
+    }
+    if !file.solids.is_empty() {
+        add(
+            "wim-solid",
+            "WIM: resources of their own expected, found solid ones (ESD)",
+            "export it without them: wimexport IMAGE all new.wim --compress=LZX, then clean that",
+        );
+    }
+    out
+}
+
+/// What counts a removal changes.
+fn links_of(tree: &Tree, gone: &HashSet<usize>) -> HashMap<usize, u64> {
+    let mut files = HashMap::new();
+    for number in gone {
+        if let Some(first) = tree.first.get(*number) {
+            let count: &mut u64 = files.entry(*first).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+    files
+}
