@@ -16,6 +16,7 @@ mod clean;
 mod cli;
 mod containers;
 mod copies;
+mod containers_vhdx;
 mod crash_model;
 mod damage;
 mod dirty;
