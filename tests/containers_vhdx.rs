@@ -290,7 +290,7 @@ fn a_write_needs_a_block_and_new_headers_come_once() {
     for at in (0..raw.len() as u64).step_by(4099) {
         let block = at as usize / MIB;
         let place = opened.places.file_offset(at);
-        assert_eq!(place.is_some(), block % 2 == 0, "{at:#x}");
+        assert_eq!(place.is_some(), block.is_multiple_of(2), "{at:#x}");
         if let Some(place) = place {
             assert_eq!(opened.places.disk_offset(place), Some(at));
             assert_eq!(now[place as usize], want[at as usize]);
@@ -507,7 +507,7 @@ fn pages(file: &[u8]) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// A file whose block table lies in the log only.
-fn dirty(file: &[u8], log: impl Fn(&mut Vec<u8>, &Step, &Step)) -> Vec<u8> {
+fn dirty(file: &[u8], log: impl Fn(&mut [u8], &Step, &Step)) -> Vec<u8> {
     let (good, empty) = pages(file);
     let at = vhdx::BAT as u64;
     let mut dirty = file.to_vec();
@@ -517,7 +517,7 @@ fn dirty(file: &[u8], log: impl Fn(&mut Vec<u8>, &Step, &Step)) -> Vec<u8> {
 }
 
 /// Three entries around the end of the ring, the last of them torn, among others that are dead.
-fn wrapped(file: &mut Vec<u8>, good: &Step, bad: &Step) {
+fn wrapped(file: &mut [u8], good: &Step, bad: &Step) {
     let tail = (vhdx::LOG_LEN - 8192) as u32;
     let first = Entry::new(10, tail, vec![bad.clone()], file);
     let zeros = Step::Zero(vhdx::BAT as u64, 4096);

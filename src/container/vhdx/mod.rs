@@ -323,7 +323,8 @@ impl Vhdx {
         let bat = region(facts::BAT, "block table").at("image offset", &here)?;
         let meta = region(facts::METADATA, "metadata").at("image offset", &here)?;
         // What lies behind the first MiB in places of its own.
-        let mut own = vec![0..facts::MIB];
+        let front = 0..facts::MIB;
+        let mut own = vec![front];
         let log_place = &headers.current.log_place;
         let all = regions.all.iter().map(|(guid, place)| (*guid, place));
         for (guid, place) in all.chain([(Guid::ZERO, log_place)]) {
