@@ -309,6 +309,38 @@ fn a_write_needs_a_block_and_new_headers_come_once() {
     assert_eq!(opened.facts.kind.as_deref(), Some("fixed"));
 }
 
+/// Disk2vhd writes the same header twice; a torn one is made good again.
+#[test]
+fn one_header_or_two_alike_will_do() {
+    let raw = small_raw();
+    let file = vhdx::build(&raw, small_shape());
+    let [a, b] = vhdx::HEADERS;
+    let mut alike = file.clone();
+    alike.copy_within(b..b + 4096, a);
+    let mut first_torn = file.clone();
+    first_torn[a + 2000] ^= 1;
+    let mut second_torn = file.clone();
+    second_torn[b + 2000] ^= 1;
+    for (name, bytes, want) in [
+        ("alike", alike, [10, 9]),
+        ("first torn", first_torn, [9, 10]),
+        // The older one counts: its number is 7.
+        ("second torn", second_torn, [9, 8]),
+    ] {
+        let overlay = Arc::new(Overlay::new(Arc::new(Memory::new(bytes))));
+        let opened = open_device(overlay.clone()).unwrap();
+        assert!(read_all(&opened) == raw, "{name}");
+        assert!(opened.scan_only.is_none(), "{name}");
+        assert_eq!(opened.notes.is_empty(), name == "alike", "{name}");
+        opened.places.seal().unwrap();
+        let mut now = vec![0; file.len()];
+        overlay.read_at(0, &mut now).unwrap();
+        let new = vhdx::both_headers(&now);
+        assert_eq!(new.each_ref().map(|header| header.sequence), want, "{name}");
+        assert_eq!(new[0].data_write, new[1].data_write, "{name}");
+    }
+}
+
 // --- parents ---
 
 fn keys(relative: &str, linkage: &str) -> Vec<(&'static str, String)> {

@@ -571,6 +571,21 @@ impl Vhdx {
         start..whole.min(self.view.len()).max(shown)
     }
 
+    /// The blocks that lie in a range of the file, and their numbers.
+    fn blocks_in(&self, file: &Range<u64>) -> impl Iterator<Item = (Range<u64>, u64)> {
+        // Blocks do not overlap where anything is written: the one before may still reach in.
+        let from = self
+            .order
+            .partition_point(|(start, _)| *start <= file.start)
+            .saturating_sub(1);
+        let end = file.end;
+        let behind = self.order.get(from..).unwrap_or_default();
+        behind
+            .iter()
+            .take_while(move |(start, _)| *start < end)
+            .map(|(start, number)| (self.block_place(*start, *number), *number))
+    }
+
     /// Whether a sector of a block comes from the file, and how many behind it, up to `end`, are
     /// alike.
     fn run(&self, bitmap: u64, sector: u64, end: u64) -> Result<(bool, u64)> {
@@ -743,21 +758,13 @@ impl Layout for Vhdx {
     }
 
     fn disk_ranges(&self, file: &Range<u64>) -> Vec<Range<u64>> {
-        // Blocks do not overlap where anything is written: the one before may still reach in.
-        let from = self
-            .order
-            .partition_point(|(start, _)| *start <= file.start)
-            .saturating_sub(1);
         let mut out = Vec::new();
-        for (place, number) in self.order.get(from..).unwrap_or_default() {
-            if *place >= file.end {
-                break;
-            }
-            let data_end = place.saturating_add(self.shown(*number));
-            let (start, end) = ((*place).max(file.start), data_end.min(file.end));
+        for (place, number) in self.blocks_in(file) {
+            let data_end = place.start.saturating_add(self.shown(number));
+            let (start, end) = (place.start.max(file.start), data_end.min(file.end));
             if start < end {
                 let base = number.saturating_mul(self.metadata.block);
-                let disk = |at: u64| base.saturating_add(at.saturating_sub(*place));
+                let disk = |at: u64| base.saturating_add(at.saturating_sub(place.start));
                 out.push(disk(start)..disk(end));
             }
         }
@@ -765,10 +772,7 @@ impl Layout for Vhdx {
     }
 
     fn loose(&self, file: &Range<u64>) -> Vec<Range<u64>> {
-        let blocks = self
-            .order
-            .iter()
-            .map(|(start, number)| self.block_place(*start, *number));
+        let blocks = self.blocks_in(file).map(|(place, _)| place);
         let fixed = self.own.iter().chain(&self.bitmaps).cloned();
         let mut loose = without(file, fixed.chain(blocks));
         // What lies under a clear bit: the parent's sectors are shown there.
