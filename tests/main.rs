@@ -15,6 +15,7 @@ mod cases_ntfs_read;
 mod clean;
 mod cli;
 mod containers;
+mod containers_vhdx;
 mod copies;
 mod crash_model;
 mod damage;

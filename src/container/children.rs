@@ -1,6 +1,6 @@
 //! Files beside an image that are the changes to it: writing to it would break them.
 
-use super::{Edges, FORMATS, Facts, vhd};
+use super::{Edges, FORMATS, Facts, vhd, vhdx};
 use crate::{
     device::{Device, HostFile, Neighbours},
     error::Result,
@@ -17,7 +17,7 @@ pub(super) enum Wanted {
 type Reader = fn(&Device) -> Result<Option<Wanted>>;
 
 /// Formats whose files can stand on others.
-const READERS: &[(&str, Reader)] = &[("vhd", vhd::wanted_parent)];
+const READERS: &[(&str, Reader)] = &[("vhd", vhd::wanted_parent), ("vhdx", vhdx::wanted_parent)];
 
 /// Most files of a directory that are looked at.
 const LIMIT: usize = 10_000;

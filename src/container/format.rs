@@ -180,3 +180,157 @@ pub(super) mod vhd {
     /// Bytes of a block for each byte of its bitmap: a bit for a sector.
     pub(crate) const BITMAP_RATIO: u64 = 4096;
 }
+
+/// VHDX, little-endian: MS-VHDX 2.2 (header), 2.3 (log), 2.5 (block table), 2.6 (metadata).
+pub(super) mod vhdx {
+    /// An identifier as the file has it: the first three groups are little-endian.
+    const fn guid(text: u128) -> [u8; 16] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = text.to_be_bytes();
+        [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
+    }
+
+    /// What offsets in the file are multiples of.
+    pub(crate) const MIB: u64 = 1 << 20;
+    /// File identifier: the program that made the file, UTF-16.
+    pub(crate) const CREATOR: usize = 8;
+    /// File identifier: units of that text.
+    pub(crate) const CREATOR_UNITS: usize = 256;
+    /// Where the two headers are.
+    pub(crate) const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
+    /// Bytes of a header that its checksum covers.
+    pub(crate) const HEADER_LEN: usize = 4096;
+    /// Header: +0.
+    pub(crate) const HEADER: &[u8] = b"head";
+    /// Header, region table and log entry: checksum.
+    pub(crate) const CHECKSUM: usize = 4;
+    /// Header: sequence number.
+    pub(crate) const SEQUENCE: usize = 8;
+    /// Header: changes when any byte of the file does.
+    pub(crate) const FILE_WRITE: usize = 16;
+    /// Header: changes when the disk does; what children name.
+    pub(crate) const DATA_WRITE: usize = 32;
+    /// Header: which entries of the log are alive; zero when none is.
+    pub(crate) const LOG_GUID: usize = 48;
+    /// Header: version of the log, 0.
+    pub(crate) const LOG_VERSION: usize = 64;
+    /// Header: version of the format, 1.
+    pub(crate) const VERSION: usize = 66;
+    /// Header: bytes of the log.
+    pub(crate) const LOG_LEN: usize = 68;
+    /// Header: where the log is.
+    pub(crate) const LOG_OFFSET: usize = 72;
+
+    /// Where the two region tables are.
+    pub(crate) const REGIONS: [u64; 2] = [192 << 10, 256 << 10];
+    /// Bytes of a region table, and of the metadata table.
+    pub(crate) const TABLE_LEN: usize = 64 << 10;
+    /// Region table: +0.
+    pub(crate) const REGION: &[u8] = b"regi";
+    /// Region table: how many entries follow.
+    pub(crate) const REGION_COUNT: usize = 8;
+    /// Region table: the first entry.
+    pub(crate) const REGION_ENTRIES: usize = 16;
+    /// Most entries of a region table, and of the metadata table.
+    pub(crate) const MAX_ENTRIES: usize = 2047;
+    /// Bytes of an entry of either table, behind the table's head.
+    pub(crate) const ENTRY_LEN: usize = 32;
+    /// Region: the block table.
+    pub(crate) const BAT: [u8; 16] = guid(0x2DC2_7766_F623_4200_9D64_115E_9BFD_4A08);
+    /// Region: metadata.
+    pub(crate) const METADATA: [u8; 16] = guid(0x8B7C_A206_4790_4B9A_B8FE_575F_050F_886E);
+
+    /// Metadata table: +0.
+    pub(crate) const METADATA_TABLE: &[u8] = b"metadata";
+    /// Metadata table: how many entries follow, 16 bits.
+    pub(crate) const METADATA_COUNT: usize = 10;
+    /// Metadata table: the first entry.
+    pub(crate) const METADATA_ENTRIES: usize = 32;
+    /// Metadata entry: the item is not the format's.
+    pub(crate) const IS_USER: u32 = 1;
+    /// Metadata entry: who does not know the item must not open the file.
+    pub(crate) const IS_REQUIRED: u32 = 4;
+    /// Item: block size and flags.
+    pub(crate) const PARAMETERS: [u8; 16] = guid(0xCAA1_6737_FA36_4D43_B3B6_33F0_AA44_E76B);
+    /// Item: bytes of the disk.
+    pub(crate) const DISK_SIZE: [u8; 16] = guid(0x2FA5_4224_CD1B_4876_B211_5DBE_D83B_F4B8);
+    /// Item: the identity that the disk shows to its machine.
+    pub(crate) const DISK_ID: [u8; 16] = guid(0xBECA_12AB_B2E6_4523_93EF_C309_E000_C746);
+    /// Item: bytes of a sector as the machine addresses it.
+    pub(crate) const LOGICAL_SECTOR: [u8; 16] = guid(0x8141_BF1D_A96F_4709_BA47_F233_A8FA_AB5F);
+    /// Item: bytes of a sector of the medium.
+    pub(crate) const PHYSICAL_SECTOR: [u8; 16] = guid(0xCDA3_48C7_445D_4471_9CC9_E988_5251_C556);
+    /// Item: where the parent is.
+    pub(crate) const PARENT_LOCATOR: [u8; 16] = guid(0xA8D3_5F2D_B30B_454D_ABF7_D3D8_4834_AB0C);
+    /// Parameters: blocks stay allocated, the disk is a fixed one.
+    pub(crate) const LEAVE_ALLOCATED: u32 = 1;
+    /// Parameters: the disk has a parent.
+    pub(crate) const HAS_PARENT: u32 = 2;
+    /// Locator of a parent that is a VHDX.
+    pub(crate) const LOCATOR_VHDX: [u8; 16] = guid(0xB04A_EFB7_D19E_4A81_B789_25B8_E944_5913);
+    /// Locator: how many keys follow, 16 bits.
+    pub(crate) const LOCATOR_COUNT: usize = 18;
+    /// Locator: the first key.
+    pub(crate) const LOCATOR_ENTRIES: usize = 20;
+    /// Locator: bytes of an entry.
+    pub(crate) const LOCATOR_ENTRY_LEN: usize = 12;
+
+    /// Longest disk.
+    pub(crate) const MAX_DISK: u64 = 64 << 40;
+    /// Smallest and largest block.
+    pub(crate) const BLOCKS: std::ops::RangeInclusive<u64> = MIB..=256 << 20;
+    /// Sectors whose bits are in one block of the sector bitmap.
+    pub(crate) const CHUNK_SECTORS: u64 = 1 << 23;
+    /// Bytes of a block of the sector bitmap.
+    pub(crate) const BITMAP_LEN: u64 = MIB;
+    /// Block table entry: the state.
+    pub(crate) const STATE: u64 = 7;
+    /// Block table entry: bits before the offset, which counts MiB.
+    pub(crate) const OFFSET_SHIFT: u32 = 20;
+    /// State of a block: what the parent shows, or zeros.
+    pub(crate) const NOT_PRESENT: u64 = 0;
+    /// State of a block: anything; never the parent's.
+    pub(crate) const UNDEFINED: u64 = 1;
+    /// State of a block: zeros.
+    pub(crate) const ZERO: u64 = 2;
+    /// State of a block: freed by the machine; never the parent's.
+    pub(crate) const UNMAPPED: u64 = 3;
+    /// The same in the draft 0.95 of the specification.
+    pub(crate) const UNMAPPED_DRAFT: u64 = 5;
+    /// State of a block, or of a bitmap: in the file.
+    pub(crate) const PRESENT: u64 = 6;
+    /// State of a block: sectors whose bit is set are in the file, others are the parent's.
+    pub(crate) const PARTIAL: u64 = 7;
+
+    /// Bytes of a sector of the log.
+    pub(crate) const LOG_SECTOR: usize = 4096;
+    /// Log entry: +0.
+    pub(crate) const ENTRY: &[u8] = b"loge";
+    /// Log entry: bytes, all sectors together.
+    pub(crate) const ENTRY_SIZE: usize = 8;
+    /// Log entry: where in the log the oldest entry is that must be replayed with this one.
+    pub(crate) const ENTRY_TAIL: usize = 12;
+    /// Log entry: sequence number.
+    pub(crate) const ENTRY_SEQUENCE: usize = 16;
+    /// Log entry: how many descriptors follow.
+    pub(crate) const ENTRY_COUNT: usize = 24;
+    /// Log entry: the log it belongs to.
+    pub(crate) const ENTRY_GUID: usize = 32;
+    /// Log entry: bytes that the file has had for certain.
+    pub(crate) const ENTRY_FLUSHED: usize = 48;
+    /// Log entry: bytes that the file must have.
+    pub(crate) const ENTRY_LAST: usize = 56;
+    /// Log entry: the first descriptor.
+    pub(crate) const ENTRY_DESCRIPTORS: usize = 64;
+    /// Bytes of a descriptor.
+    pub(crate) const DESCRIPTOR_LEN: usize = 32;
+    /// Descriptor of zeros: +0; the length stands at 8.
+    pub(crate) const ZEROS: &[u8] = b"zero";
+    /// Descriptor of a sector: +0; its last 4 bytes stand at 4, its first 8 at 8.
+    pub(crate) const DATA: &[u8] = b"desc";
+    /// Descriptor: where it goes.
+    pub(crate) const TARGET: usize = 16;
+    /// Descriptor: the entry's sequence number.
+    pub(crate) const TARGET_SEQUENCE: usize = 24;
+    /// Data sector: +0; the upper half of the sequence number stands at 4, the lower at 4092.
+    pub(crate) const SECTOR_DATA: &[u8] = b"data";
+}

@@ -4,7 +4,7 @@
 
 use super::{Edges, Format, Open, format};
 
-const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.raw (declone reads raw disks and VHD so far)";
+const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.raw (declone reads raw disks, VHD and VHDX so far)";
 const UNPACK: &str = "unpack it first";
 const EVIDENCE: &str = "declone never writes evidence; export a raw copy first (ewfexport, \
                         affuse or the tool that made it)";
@@ -13,13 +13,6 @@ const EVIDENCE: &str = "declone never writes evidence; export a raw copy first (
 fn magic(edges: &Edges, at: usize, magic: &[u8], shown: &str) -> Option<String> {
     edges.has(at, magic).then(|| format!("{shown} at {at:#x}"))
 }
-
-pub(super) const VHDX: Format = Format {
-    name: "vhdx",
-    title: "a VHDX",
-    probe: |edges| magic(edges, 0, format::VHDX, "vhdxfile"),
-    open: Open::Refuse(CONVERT),
-};
 
 pub(super) const VMDK: Format = Format {
     name: "vmdk",

@@ -42,6 +42,7 @@ mod known;
 mod mapped;
 mod raw;
 mod vhd;
+mod vhdx;
 mod wim;
 
 pub use children::children;
@@ -244,7 +245,7 @@ pub struct ScanOnly {
 /// Magic numbers at the front come first, those at the end next (a disk image file may begin with
 /// anything), raw comes last: a raw disk's table is found inside most containers of fixed size.
 pub static FORMATS: &[Format] = &[
-    known::VHDX,
+    vhdx::FORMAT,
     known::VMDK,
     known::QCOW,
     known::VDI,

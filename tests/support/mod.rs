@@ -11,6 +11,7 @@
 //! - [`sms`]: whole scenes that carry the identity declone is about.
 //! - [`volumes`]: volumes named by what is special about them.
 //! - [`vhd_builder`]: VHD around a raw disk, and the disk out of a VHD.
+//! - [`vhdx_builder`]: the same for VHDX, and its log.
 //! - [`fixtures`]: the recipes of what lies in `fixtures/`.
 //! - [`pack`]: the small form in which built images lie in `fixtures/`.
 #![allow(dead_code, unreachable_pub, missing_docs, unused_imports)]
@@ -29,6 +30,7 @@ pub mod sd;
 pub mod sms;
 pub mod upcase;
 pub mod vhd_builder;
+pub mod vhdx_builder;
 pub mod volumes;
 
 pub use sms::sms2003_disk;

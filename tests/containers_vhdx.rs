@@ -1,0 +1,1263 @@
+//! VHDX: the same findings and the same cleaned disk as raw, headers as the specification wants
+//! them, everything else as it was; the log replayed; parents read; damage named.
+
+use std::{fs, path::Path, sync::Arc};
+
+use declone::{
+    container::{self, Opened},
+    device::{BlockDevice, Device, Memory, Neighbours, Overlay},
+    error::Kind,
+};
+
+use crate::{
+    containers::{findings, fixture, machine_disk},
+    judges::{called, tool},
+    machine::GUID,
+    oracle,
+    run::{arg, declone, digest, samples, scratch},
+    support::{
+        sms,
+        vhdx_builder::{self as vhdx, Entry, ITEMS, METADATA, Parent, Shape, Step},
+    },
+};
+
+const MIB: usize = 1 << 20;
+
+/// Both headers are good, say that the disk changed, and agree; nothing else of the format moved.
+#[track_caller]
+fn check_headers(name: &str, before: &[u8], after: &[u8], steps: u64) {
+    let old = vhdx::both_headers(before);
+    let new = vhdx::both_headers(after);
+    let highest = |both: &[vhdx::Header; 2]| both.iter().map(|h| h.sequence).max().unwrap();
+    assert_eq!(highest(&new), highest(&old) + steps, "{name}");
+    assert_eq!(new[0].sequence.abs_diff(new[1].sequence), 1, "{name}");
+    assert_eq!(new[0].data_write, new[1].data_write, "{name}");
+    assert_eq!(new[0].file_write, new[1].file_write, "{name}");
+    for header in &new {
+        assert_ne!(header.data_write, old[0].data_write, "{name}");
+        assert_ne!(header.file_write, old[0].file_write, "{name}");
+        assert_eq!(header.log, [0; 16], "{name}");
+    }
+}
+
+/// Scan, clean to a copy, clean in place, undo: against the raw disk that is inside.
+fn check(name: &str, raw: &[u8], file: &[u8]) {
+    assert!(vhdx::guest(file) == raw, "{name}: the builder");
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let (plain, image) = (path("raw.img"), path("disk.vhdx"));
+    fs::write(&plain, raw).unwrap();
+    vhdx::write(&image, file);
+    let before = digest(&image);
+
+    let scan = |image: &Path| {
+        declone(&["scan", arg(image), "--json", "-"])
+            .exits(1)
+            .json()
+    };
+    let (want, _) = findings(&scan(&plain));
+    let said = scan(&image);
+    let (found, pairs) = findings(&said);
+    assert_eq!(found, want, "{name}");
+    assert_eq!(said["images"][0]["image"]["format"], "vhdx", "{name}");
+    assert!(!pairs.is_empty(), "{name}");
+    for (disk, at) in pairs {
+        let (disk, at) = (disk as usize, at as usize);
+        assert_eq!(file[at..at + 16], raw[disk..disk + 16], "{name}: {at:#x}");
+    }
+
+    let (clean_raw, out) = (path("raw.out"), path("disk.out"));
+    let (report, again) = (path("report.json"), path("again.vhdx"));
+    declone(&["clean", arg(&plain), "-o", arg(&clean_raw), "--prove"]).exits(0);
+    let args = [
+        "clean",
+        arg(&image),
+        "-o",
+        arg(&out),
+        "--prove",
+        "--json",
+        arg(&report),
+    ];
+    let ran = declone(&args).exits(0);
+    assert!(!ran.out.contains("LEFT"), "{name}: {}", ran.out);
+    assert_eq!(digest(&image), before, "{name}");
+    let cleaned = fs::read(&out).unwrap();
+    assert_eq!(cleaned.len(), file.len(), "{name}");
+    assert!(
+        vhdx::guest(&cleaned) == fs::read(&clean_raw).unwrap(),
+        "{name}: the cleaned disk is another one than raw"
+    );
+    assert!(
+        vhdx::metadata(&cleaned) == vhdx::metadata(file),
+        "{name}: more than the headers was changed"
+    );
+    check_headers(name, file, &cleaned, 2);
+    for guid in [GUID, sms::GUID, sms::SECOND_GUID] {
+        for form in oracle::guid_forms(guid) {
+            assert_eq!(oracle::find_all(&cleaned, &form), [0_usize; 0], "{name}");
+        }
+    }
+    declone(&["scan", arg(&out)]).exits(0);
+    declone(&["verify", arg(&out), "--against", arg(&report)]).exits(0);
+    let ran = declone(&["clean", arg(&out), "-o", arg(&again)]).exits(0);
+    assert!(ran.out.contains("Nothing to do"), "{name}: {}", ran.out);
+    assert_eq!(digest(&out), digest(&again), "{name}");
+
+    let undo = path("disk.undo");
+    declone(&[
+        "clean",
+        arg(&image),
+        "--in-place",
+        "--prove",
+        "--undo",
+        arg(&undo),
+    ])
+    .exits(0);
+    assert_eq!(digest(&image), digest(&out), "{name}: in place");
+    declone(&["undo", arg(&undo)]).exits(0);
+    assert_eq!(digest(&image), before, "{name}: undone");
+}
+
+#[test]
+fn vhdx_disks_are_cleaned_like_the_raw_disk_inside() {
+    let raw = machine_disk();
+    let shapes = [
+        Shape::default(),
+        Shape {
+            block: MIB,
+            backwards: true,
+            ..Shape::default()
+        },
+        Shape {
+            fixed: true,
+            ..Shape::default()
+        },
+        Shape {
+            block: 32 * MIB,
+            empty: 2,
+            ..Shape::default()
+        },
+        // What freed blocks keep is no part of the disk.
+        Shape {
+            block: MIB,
+            empty: 3,
+            under: Some(0x5A),
+            ..Shape::default()
+        },
+    ];
+    for shape in shapes {
+        check(&format!("{shape:?}"), &raw, &vhdx::build(&raw, shape));
+    }
+}
+
+#[test]
+fn disks_with_tables_are_cleaned_in_vhdx() {
+    for (name, sector, block) in [
+        ("xp-sms2003.img", 512, 1),
+        ("gpt-4kn.img", 4096, 1),
+        ("two-installations.img", 512, 8),
+    ] {
+        let shape = Shape {
+            block: block * MIB,
+            sector,
+            backwards: true,
+            ..Shape::default()
+        };
+        let raw = fixture(name);
+        check(name, &raw, &vhdx::build(&raw, shape));
+    }
+}
+
+// --- by library ---
+
+fn open_device(device: Device) -> declone::error::Result<Opened> {
+    container::open(device, Some("vhdx"), &Neighbours::default())
+}
+
+fn open(bytes: &[u8]) -> declone::error::Result<Opened> {
+    open_device(Arc::new(Memory::new(bytes.to_vec())))
+}
+
+fn read_all(opened: &Opened) -> Vec<u8> {
+    let mut bytes = vec![0xAA; opened.virtual_len as usize];
+    opened.disk.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// A disk of five blocks of 1 MiB and a bit: full, zeros, full, zeros, a short one.
+fn small_raw() -> Vec<u8> {
+    let mut raw = vec![0; 4 * MIB + 8192];
+    for (i, byte) in raw.iter_mut().enumerate() {
+        *byte = (i % 251) as u8 + (i >> 20) as u8 + 1;
+    }
+    raw[MIB..2 * MIB].fill(0);
+    raw[3 * MIB..4 * MIB].fill(0);
+    raw
+}
+
+fn small_shape() -> Shape {
+    Shape {
+        block: MIB,
+        ..Shape::default()
+    }
+}
+
+#[test]
+fn every_shape_and_state_reads_as_built() {
+    let raw = small_raw();
+    for sector in [512, 4096] {
+        for block in [1, 2, 32, 256] {
+            for (empty, under) in [
+                (0, None),
+                (1, None),
+                (1, Some(7)),
+                (2, None),
+                (3, None),
+                (3, Some(7)),
+                (5, Some(7)),
+            ] {
+                if block > 2 && empty != 0 {
+                    continue;
+                }
+                let shape = Shape {
+                    block: block * MIB,
+                    sector,
+                    empty,
+                    under,
+                    backwards: empty % 2 == 1,
+                    ..Shape::default()
+                };
+                let file = vhdx::build(&raw, shape);
+                let opened = open(&file).unwrap();
+                assert!(read_all(&opened) == raw, "{shape:?}");
+                assert!(opened.scan_only.is_none(), "{shape:?}");
+                let facts = &opened.facts;
+                assert_eq!(facts.block_size, Some(block as u64 * MIB as u64));
+                assert_eq!(facts.blocks, Some(raw.len().div_ceil(block * MIB) as u64));
+                assert_eq!(facts.kind.as_deref(), Some("dynamic"));
+                assert_eq!(facts.creator.as_deref(), Some("vhdx_builder"));
+                assert_eq!(facts.log.as_deref(), Some("empty"));
+                assert_eq!(facts.id.as_deref(), Some(vhdx::DATA_WRITE));
+                if block == 1 {
+                    assert_eq!(facts.allocated, Some(3));
+                    // Nobody's: the places of freed blocks, and nothing else.
+                    let loose: Vec<u64> = (0..file.len() as u64)
+                        .step_by(MIB)
+                        .filter(|at| opened.places.is_loose(&(*at..at + 16)))
+                        .collect();
+                    let want: Vec<u64> = [1, 3]
+                        .into_iter()
+                        .filter(|_| under.is_some())
+                        .map(|number| vhdx::get64(&file, vhdx::entry_at(&file, number)) >> 20 << 20)
+                        .collect();
+                    let mut want = want;
+                    want.sort_unstable();
+                    assert_eq!(loose, want, "{shape:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_write_needs_a_block_and_new_headers_come_once() {
+    let raw = small_raw();
+    let file = vhdx::build(&raw, small_shape());
+    let host = Arc::new(Memory::new(file.clone()));
+    let overlay = Arc::new(Overlay::new(host.clone()));
+    let opened = open_device(overlay.clone()).unwrap();
+    let disk = &opened.disk;
+    assert!(disk.read_at(raw.len() as u64 - 1, &mut [0; 2]).is_err());
+    disk.write_at(MIB as u64, &[0; 4096]).unwrap();
+    disk.zero_at(MIB as u64, MIB as u64).unwrap();
+    assert!(overlay.diff().unwrap().is_empty());
+    let error = disk.write_at(MIB as u64 - 2, &[9; 4]).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(overlay.diff().unwrap().is_empty());
+    disk.write_at(2 * MIB as u64 + 5, &[9; 4]).unwrap();
+    opened.places.seal().unwrap();
+    let mut now = vec![0; file.len()];
+    overlay.read_at(0, &mut now).unwrap();
+    let mut want = raw.clone();
+    want[2 * MIB + 5..2 * MIB + 9].fill(9);
+    assert!(vhdx::guest(&now) == want);
+    check_headers("sealed", &file, &now, 2);
+    assert!(vhdx::metadata(&now) == vhdx::metadata(&file));
+    // The one that counted is written last: its copy was good before.
+    let sequences = vhdx::both_headers(&now).map(|header| header.sequence);
+    assert_eq!(sequences, [9, 10]);
+    // The ladder, there and back.
+    for at in (0..raw.len() as u64).step_by(4099) {
+        let block = at as usize / MIB;
+        let place = opened.places.file_offset(at);
+        assert_eq!(place.is_some(), block.is_multiple_of(2), "{at:#x}");
+        if let Some(place) = place {
+            assert_eq!(opened.places.disk_offset(place), Some(at));
+            assert_eq!(now[place as usize], want[at as usize]);
+        }
+    }
+    assert_eq!(disk.next_data(MIB as u64).unwrap().unwrap().start, 2 << 20);
+    assert_eq!(opened.places.seams(), [0_u64; 0]);
+    let backwards = Shape {
+        backwards: true,
+        fixed: true,
+        ..small_shape()
+    };
+    let opened = open(&vhdx::build(&raw, backwards)).unwrap();
+    let all = [1, 2, 3, 4].map(|number| number << 20);
+    assert_eq!(opened.places.seams(), all);
+    assert_eq!(opened.facts.kind.as_deref(), Some("fixed"));
+}
+
+/// Disk2vhd writes the same header twice; a torn one is made good again.
+#[test]
+fn one_header_or_two_alike_will_do() {
+    let raw = small_raw();
+    let file = vhdx::build(&raw, small_shape());
+    let [a, b] = vhdx::HEADERS;
+    let mut alike = file.clone();
+    alike.copy_within(b..b + 4096, a);
+    let mut first_torn = file.clone();
+    first_torn[a + 2000] ^= 1;
+    let mut second_torn = file.clone();
+    second_torn[b + 2000] ^= 1;
+    for (name, bytes, want) in [
+        ("alike", alike, [10, 9]),
+        ("first torn", first_torn, [9, 10]),
+        // The older one counts: its number is 7.
+        ("second torn", second_torn, [9, 8]),
+    ] {
+        let overlay = Arc::new(Overlay::new(Arc::new(Memory::new(bytes))));
+        let opened = open_device(overlay.clone()).unwrap();
+        assert!(read_all(&opened) == raw, "{name}");
+        assert!(opened.scan_only.is_none(), "{name}");
+        assert_eq!(opened.notes.is_empty(), name == "alike", "{name}");
+        opened.places.seal().unwrap();
+        let mut now = vec![0; file.len()];
+        overlay.read_at(0, &mut now).unwrap();
+        let new = vhdx::both_headers(&now);
+        assert_eq!(new.each_ref().map(|header| header.sequence), want, "{name}");
+        assert_eq!(new[0].data_write, new[1].data_write, "{name}");
+    }
+}
+
+// --- parents ---
+
+fn keys(relative: &str, linkage: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("parent_linkage", format!("{{{}}}", linkage.to_uppercase())),
+        ("relative_path", relative.to_owned()),
+        (
+            "absolute_win32_path",
+            format!("C:\\vms\\{}", relative.trim_start_matches(".\\")),
+        ),
+    ]
+}
+
+/// The disk with the first sector of every block of 1 MiB inverted.
+fn marked(raw: &[u8], sector: usize) -> Vec<u8> {
+    let mut out = raw.to_vec();
+    for block in out.chunks_mut(MIB) {
+        block.iter_mut().take(sector).for_each(|byte| *byte ^= 0xFF);
+    }
+    out
+}
+
+#[test]
+fn a_differencing_disk_is_cleaned_and_its_parent_stays() {
+    let raw = machine_disk();
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let (plain, plain_out) = (path("raw.img"), path("raw.out"));
+    fs::write(&plain, &raw).unwrap();
+    declone(&["clean", arg(&plain), "-o", arg(&plain_out), "--prove"]).exits(0);
+    let want = fs::read(&plain_out).unwrap();
+    let scan = |image: &Path| {
+        let said = declone(&["scan", arg(image), "--json", "-"])
+            .exits(1)
+            .json();
+        findings(&said).0
+    };
+    let expected = scan(&plain);
+    for (name, below, sector, partial, empty) in [
+        ("all in the child", vec![0x11; raw.len()], 512, false, 2),
+        (
+            "all sectors in the child",
+            vec![0x11; raw.len()],
+            512,
+            true,
+            0,
+        ),
+        // The identity is the parent's: a write makes room for it in the child's block.
+        ("a sector of each block", marked(&raw, 512), 512, true, 0),
+        ("4096-byte sectors", marked(&raw, 4096), 4096, true, 0),
+        ("a shorter parent", vec![0x11; 3 * MIB], 512, true, 2),
+    ] {
+        let shape = Shape {
+            block: MIB,
+            sector,
+            empty,
+            ..Shape::default()
+        };
+        let base = vhdx::build(&below, shape);
+        let parent = Parent {
+            raw: &below,
+            keys: keys(".\\Base.vhdx", vhdx::DATA_WRITE),
+            partial,
+        };
+        let file = vhdx::differencing(&raw, shape, &parent);
+        assert!(vhdx::guest_over(&file, &below) == raw, "{name}: builder");
+        let (base_at, image, out) = (path("base.vhdx"), path("child.vhdx"), path("out.vhdx"));
+        vhdx::write(&base_at, &base);
+        vhdx::write(&image, &file);
+        assert_eq!(scan(&image), expected, "{name}");
+        let ran = declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        assert!(!ran.out.contains("LEFT"), "{name}: {}", ran.out);
+        let cleaned = fs::read(&out).unwrap();
+        assert!(vhdx::guest_over(&cleaned, &below) == want, "{name}");
+        assert!(vhdx::metadata(&cleaned) == vhdx::metadata(&file), "{name}");
+        check_headers(name, &file, &cleaned, 2);
+        declone(&["scan", arg(&out)]).exits(0);
+        assert!(fs::read(&base_at).unwrap() == base, "{name}: the parent");
+        fs::remove_file(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_chain_is_followed_by_identity_and_only_beside_the_image() {
+    let raw = small_raw();
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let shape = small_shape();
+    let (bottom, middle) = (marked(&raw, 512), marked(&raw, 1024));
+    let with = |raw: &'static [u8], keys| Parent {
+        raw,
+        keys,
+        partial: true,
+    };
+    let bottom: &'static [u8] = bottom.leak();
+    let middle: &'static [u8] = middle.leak();
+    let base = vhdx::build(bottom, shape);
+    let second = with(bottom, keys("base.vhdx", vhdx::DATA_WRITE));
+    let second = vhdx::differencing(middle, shape, &second);
+    let child = |keys| vhdx::differencing(&raw, shape, &with(middle, keys));
+    vhdx::write(&path("base.vhdx"), &base);
+    vhdx::write(&path("second.vhdx"), &second);
+    let image = path("child.vhdx");
+    let open_child = |file: &[u8]| {
+        vhdx::write(&image, file);
+        let near = Neighbours::of(&image, &[]);
+        container::open(Arc::new(Memory::new(file.to_vec())), None, &near)
+    };
+    let good = child(keys(".\\second.vhdx", vhdx::DATA_WRITE));
+    let opened = open_child(&good).unwrap();
+    assert!(read_all(&opened) == raw);
+    assert_eq!(opened.facts.chain, ["second.vhdx", "base.vhdx"]);
+    assert_eq!(opened.facts.kind.as_deref(), Some("differencing"));
+    // State 0 is the parent's, all others are not.
+    for (state, zeros) in [(0, false), (1, true), (2, true), (3, true), (5, true)] {
+        let mut file = good.clone();
+        vhdx::put(
+            &mut file,
+            vhdx::entry_at(&good, 2),
+            &[state, 0, 0, 0, 0, 0, 0, 0],
+        );
+        let now = read_all(&open_child(&file).unwrap());
+        let block = 2 * MIB..3 * MIB;
+        match zeros {
+            true => assert!(now[block].iter().all(|byte| *byte == 0), "{state}"),
+            false => assert!(now[block.clone()] == middle[block], "{state}"),
+        }
+    }
+    // The second linkage will do, too; another identity will not.
+    let other = "99999999-1111-4222-8333-444455556666";
+    let mut two = keys("second.vhdx", other);
+    let error = open_child(&child(two.clone())).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains(other), "{error}");
+    two.push(("parent_linkage2", format!("{{{}}}", vhdx::DATA_WRITE)));
+    assert!(open_child(&child(two)).is_ok());
+    // The last part of an absolute path, beside the image.
+    let mut moved = keys("..\\gone\\second.vhdx", vhdx::DATA_WRITE);
+    moved[2].1 = "D:\\old\\SECOND.vhdx".to_owned();
+    assert!(read_all(&open_child(&child(moved)).unwrap()) == raw);
+    for name in [
+        "..\\..\\etc\\passwd",
+        "/etc/passwd",
+        "\\\\host\\share\\a.vhdx",
+        "gone.vhdx",
+        "child.vhdx",
+        "json:{}",
+    ] {
+        let mut only = keys(name, vhdx::DATA_WRITE);
+        only.truncate(2);
+        let error = open_child(&child(only)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{name}: {error}");
+    }
+    let none = keys("", vhdx::DATA_WRITE)[..1].to_vec();
+    assert_eq!(
+        open_child(&child(none)).unwrap_err().kind(),
+        Kind::Malformed
+    );
+    // Without a place to look nothing is opened.
+    assert_eq!(open(&good).unwrap_err().kind(), Kind::Refused);
+}
+
+#[test]
+fn what_only_the_parent_has_room_for_is_refused() {
+    let raw = machine_disk();
+    let dir = scratch();
+    let (base, image) = (dir.path().join("base.vhdx"), dir.path().join("child.vhdx"));
+    let shape = Shape::default();
+    let parent = Parent {
+        raw: &raw,
+        keys: keys("base.vhdx", vhdx::DATA_WRITE),
+        partial: false,
+    };
+    vhdx::write(&base, &vhdx::build(&raw, shape));
+    vhdx::write(&image, &vhdx::differencing(&raw, shape, &parent));
+    let before = digest(&image);
+    declone(&["scan", arg(&image)]).exits(1);
+    let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
+    assert!(ran.out.contains("allocated block"), "{}", ran.out);
+    assert_eq!(digest(&image), before);
+    // The parent would change under its child.
+    let below = digest(&base);
+    let ran = declone(&["clean", arg(&base), "--in-place"]).exits(3);
+    assert!(ran.out.contains("its child child.vhdx"), "{}", ran.out);
+    assert_eq!(digest(&base), below);
+    fs::remove_file(&base).unwrap();
+    let ran = declone(&["scan", arg(&image)]).exits(3);
+    assert!(ran.out.contains("--allow-file"), "{}", ran.out);
+}
+
+// --- the log ---
+
+/// The first page of the block table, and the same with nothing allocated.
+fn pages(file: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    (file[vhdx::BAT..vhdx::BAT + 4096].to_vec(), vec![0; 4096])
+}
+
+/// A file whose block table lies in the log only.
+fn dirty(file: &[u8], log: impl Fn(&mut [u8], &Step, &Step)) -> Vec<u8> {
+    let (good, empty) = pages(file);
+    let at = vhdx::BAT as u64;
+    let mut dirty = file.to_vec();
+    vhdx::put(&mut dirty, vhdx::BAT, &empty);
+    log(&mut dirty, &Step::Data(at, good), &Step::Data(at, empty));
+    dirty
+}
+
+/// Three entries around the end of the ring, the last of them torn, among others that are dead.
+fn wrapped(file: &mut [u8], good: &Step, bad: &Step) {
+    let tail = (vhdx::LOG_LEN - 8192) as u32;
+    let first = Entry::new(10, tail, vec![bad.clone()], file);
+    let zeros = Step::Zero(vhdx::BAT as u64, 4096);
+    let second = Entry::new(11, tail, vec![zeros, good.clone()], file);
+    let torn = Entry::new(12, tail, vec![bad.clone()], file);
+    let next = vhdx::log(file, tail as usize, &[first, second, torn]);
+    file[vhdx::LOG + next - 1] ^= 1;
+    // Older, complete; newer, without the entry its tail names; of another log.
+    let older = Entry::new(5, 0x8000, vec![bad.clone()], file);
+    vhdx::log(file, 0x8000, &[older]);
+    let cut = Entry::new(900, 0x1_0000, vec![bad.clone()], file);
+    vhdx::log(file, 0x1_4000, &[cut]);
+    let foreign = Entry::new(999, 0x2_0000, vec![bad.clone()], file);
+    vhdx::log(file, 0x2_0000, &[foreign]);
+    file[vhdx::LOG + 0x2_0000 + 32] ^= 1;
+    vhdx::seal(&mut file[vhdx::LOG + 0x2_0000..vhdx::LOG + 0x2_2000]);
+}
+
+#[test]
+fn a_log_is_replayed_in_memory() {
+    let raw = small_raw();
+    let file = vhdx::build(&raw, small_shape());
+    let one = dirty(&file, |file, good, _| {
+        let entry = Entry::new(1 << 40, 0, vec![good.clone()], file);
+        vhdx::log(file, 0, &[entry]);
+    });
+    let opened = open(&one).unwrap();
+    assert!(read_all(&opened) == raw);
+    let facts = opened.facts.log.unwrap();
+    assert_eq!(facts, "1 entry, replayed in memory");
+    let two = dirty(&file, wrapped);
+    let opened = open(&two).unwrap();
+    assert!(read_all(&opened) == raw);
+    let facts = opened.facts.log.unwrap();
+    assert_eq!(facts, "2 entries, replayed in memory");
+    assert!(opened.scan_only.is_none());
+    // More descriptors than the entry's first sector has room for.
+    let many = dirty(&file, |file, good, bad| {
+        let mut steps = vec![bad.clone(); 130];
+        steps.push(good.clone());
+        let entry = Entry::new(3, 4096, steps, file);
+        assert!(entry.bytes().len() == 4096 * 133);
+        vhdx::log(file, 4096, &[entry]);
+    });
+    assert!(read_all(&open(&many).unwrap()) == raw);
+    // What is written to a replay would be lost: it is refused, until it is settled.
+    let overlay = Arc::new(Overlay::new(Arc::new(Memory::new(two.clone()))));
+    let opened = open_device(overlay.clone()).unwrap();
+    assert_eq!(
+        opened.disk.write_at(0, &[1]).unwrap_err().kind(),
+        Kind::Internal
+    );
+    assert_eq!(opened.places.seal().unwrap_err().kind(), Kind::Internal);
+    assert!(overlay.diff().unwrap().is_empty());
+    opened.places.settle().unwrap();
+    let mut now = vec![0; two.len()];
+    overlay.read_at(0, &mut now).unwrap();
+    assert!(vhdx::guest(&now) == raw);
+    let old = vhdx::both_headers(&two);
+    let new = vhdx::both_headers(&now);
+    assert_eq!(new.each_ref().map(|header| header.sequence), [9, 10]);
+    for header in &new {
+        assert_eq!(header.log, [0; 16]);
+        assert_eq!(header.data_write, old[0].data_write);
+        assert_ne!(header.file_write, old[0].file_write);
+    }
+    let again = open_device(overlay.clone()).unwrap();
+    assert_eq!(again.facts.log.as_deref(), Some("empty"));
+    again.disk.write_at(0, &[1]).unwrap();
+    again.places.seal().unwrap();
+    overlay.read_at(0, &mut now).unwrap();
+    check_headers("settled and sealed", &two, &now, 4);
+}
+
+#[test]
+fn a_disk_with_a_log_is_scanned_as_it_is_and_cleaned_settled() {
+    let raw = machine_disk();
+    let whole = vhdx::build(&raw, Shape::default());
+    let file = dirty(&whole, wrapped);
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let (plain, image) = (path("raw.img"), path("disk.vhdx"));
+    fs::write(&plain, &raw).unwrap();
+    vhdx::write(&image, &file);
+    let json = |image: &Path| {
+        declone(&["scan", arg(image), "--json", "-"])
+            .exits(1)
+            .json()
+    };
+    let said = json(&image);
+    assert_eq!(findings(&said).0, findings(&json(&plain)).0);
+    assert!(said.to_string().contains("2 entries, replayed in memory"));
+    assert!(fs::read(&image).unwrap() == file, "a scan wrote");
+    let (plain_out, out) = (path("raw.out"), path("out.vhdx"));
+    declone(&["clean", arg(&plain), "-o", arg(&plain_out), "--prove"]).exits(0);
+    declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+    let cleaned = fs::read(&out).unwrap();
+    assert!(vhdx::guest(&cleaned) == fs::read(&plain_out).unwrap());
+    assert!(
+        vhdx::metadata(&cleaned) == {
+            // The table as the replay leaves it; the log's own bytes stay.
+            let mut want = file.clone();
+            vhdx::put(&mut want, vhdx::BAT, &pages(&whole).0);
+            vhdx::metadata(&want)
+        }
+    );
+    check_headers("cleaned", &file, &cleaned, 4);
+    declone(&["clean", arg(&image), "--in-place", "--prove"]).exits(0);
+    assert_eq!(digest(&image), digest(&out));
+    // Nothing to clean is no reason to settle.
+    let clean = dirty(&cleaned, wrapped);
+    vhdx::write(&image, &clean);
+    declone(&["clean", arg(&image), "--in-place", "--prove"]).exits(0);
+    assert!(fs::read(&image).unwrap() == clean, "an idle clean wrote");
+    if called("qemu-img on a settled log") {
+        tool("qemu-img", &["check", "-f", "vhdx", arg(&out)]);
+    }
+}
+
+/// Expects the codes of a scan and of cleans, a word in what was said, and an unchanged file.
+#[track_caller]
+fn refused(what: &str, file: &[u8], scan: i32, clean: i32, word: &str) {
+    let dir = scratch();
+    let (image, out) = (dir.path().join("a.vhdx"), dir.path().join("b.vhdx"));
+    vhdx::write(&image, file);
+    let ran = declone(&["scan", arg(&image)]);
+    assert_eq!(ran.code, scan, "{what}: scan: {}{}", ran.out, ran.err);
+    assert!(ran.out.contains(word), "{what}: {word}: {}", ran.out);
+    for args in [
+        &["clean", arg(&image), "-o", arg(&out)][..],
+        &["clean", arg(&image), "--in-place"],
+    ] {
+        let ran = declone(args);
+        assert_eq!(ran.code, clean, "{what}: {args:?}: {}{}", ran.out, ran.err);
+        assert!(ran.out.contains(word), "{what}: {word}: {}", ran.out);
+    }
+    assert!(fs::read(&image).unwrap() == file, "{what}: it was written");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{what}");
+}
+
+fn small() -> Vec<u8> {
+    vhdx::build(&fixture("tiny-superfloppy.img"), small_shape())
+}
+
+#[test]
+fn logs_that_cannot_be_replayed_are_refused() {
+    let whole = small();
+    let case = |what: &str, change: &dyn Fn(&mut Entry), scan, clean, word: &str| {
+        let file = dirty(&whole, |file, good, _| {
+            let mut entry = Entry::new(7, 0, vec![good.clone()], file);
+            change(&mut entry);
+            vhdx::log(file, 0, &[entry]);
+        });
+        refused(what, &file, scan, clean, word);
+    };
+    let len = whole.len() as u64;
+    case("cut", &|e| e.flushed = len + 1, 4, 4, "it was cut");
+    case("grows", &|e| e.last = len + 4096, 1, 3, "make it longer");
+    let past = |at: u64| move |e: &mut Entry| e.steps.push(Step::Zero(at, 8192));
+    case("a header", &past(64 << 10), 4, 4, "outside the log");
+    case("the log", &past(1 << 20), 4, 4, "outside the log");
+    case(
+        "into the log",
+        &past((1 << 20) - 4096),
+        4,
+        4,
+        "outside the log",
+    );
+    case("behind the end", &past(len - 4096), 4, 4, "outside the log");
+    case("far behind", &past(!4095), 4, 4, "outside the log");
+    // No valid entry: what is in the file is shown, and not written.
+    let lost = |what: &str, change: &dyn Fn(&mut [u8])| {
+        let mut file = whole.clone();
+        let step = Step::Data(vhdx::BAT as u64, pages(&whole).1);
+        let entry = Entry::new(7, 0, vec![step], &file);
+        vhdx::log(&mut file, 0, &[entry]);
+        change(&mut file);
+        refused(what, &file, 1, 3, "sequence of valid entries");
+    };
+    let at = vhdx::LOG;
+    let sealed = |change: fn(&mut [u8])| {
+        move |f: &mut [u8]| {
+            change(&mut f[at..at + 8192]);
+            vhdx::seal(&mut f[at..at + 8192]);
+        }
+    };
+    lost("checksum", &|f| f[at + 5000] ^= 1);
+    lost("another log", &sealed(|e| e[32] ^= 1));
+    lost("sequence 0", &sealed(|e| e[16] = 0));
+    lost("tail", &sealed(|e| e[13] = 0x40));
+    lost("data sector", &sealed(|e| e[4096] ^= 1));
+    lost("half an old sector", &sealed(|e| e[8188] ^= 1));
+    lost("descriptor", &sealed(|e| e[64] ^= 1));
+    lost("descriptors", &sealed(|e| e[27] = 0xFF));
+    lost("unaligned", &sealed(|e| e[64 + 17] = 1));
+    // Every flipped byte of an entry: replayed as it was written, or not at all.
+    let raw = small_raw();
+    let file = vhdx::build(&raw, small_shape());
+    let file = dirty(&file, |file, good, _| {
+        let entry = Entry::new(1, 0, vec![good.clone()], file);
+        vhdx::log(file, 0, &[entry]);
+    });
+    let host: Device = Arc::new(Memory::new(file.clone()));
+    for place in (at..at + 128).chain((at + 128..at + 8192).step_by(61)) {
+        let overlay = Arc::new(Overlay::new(host.clone()));
+        overlay
+            .write_at(place as u64, &[file[place] ^ 0x41])
+            .unwrap();
+        let opened = open_device(overlay).unwrap();
+        assert!(opened.scan_only.is_some(), "{place:#x}");
+    }
+    // An unknown version, a log too long.
+    let mut file = whole.clone();
+    vhdx::headers(&mut file, 48, &[1; 16]);
+    vhdx::headers(&mut file, 64, &[1, 0]);
+    refused("version", &file, 4, 4, "VHDX log: version 0");
+}
+
+// --- damage ---
+
+#[test]
+fn damaged_files_are_refused_and_stay_as_they_are() {
+    let good = small();
+    let case = |what: &str, change: &dyn Fn(&mut Vec<u8>), scan, clean, word: &str| {
+        let mut file = good.clone();
+        change(&mut file);
+        refused(what, &file, scan, clean, word);
+    };
+    let len = good.len();
+    let item = |i: usize| METADATA + ITEMS[i];
+    // C10
+    for size in [0_u32, 1, 512 << 10, 3 << 20, 512 << 20, u32::MAX] {
+        let new = size.to_le_bytes();
+        case(
+            "block",
+            &|f| vhdx::put(f, item(0), &new),
+            4,
+            4,
+            "VHDX block size",
+        );
+    }
+    for size in [0_u32, 513, 1024, u32::MAX] {
+        let new = size.to_le_bytes();
+        case(
+            "sector",
+            &|f| vhdx::put(f, item(3), &new),
+            4,
+            4,
+            "sector size",
+        );
+    }
+    for size in [0_u64, 513, (64 << 40) + 512, u64::MAX] {
+        let new = size.to_le_bytes();
+        case(
+            "size",
+            &|f| vhdx::put(f, item(1), &new),
+            4,
+            4,
+            "VHDX disk size",
+        );
+    }
+    let huge = (1_u64 << 40).to_le_bytes();
+    case(
+        "C5",
+        &|f| vhdx::put(f, item(1), &huge),
+        4,
+        4,
+        "VHDX block table",
+    );
+    // C11
+    let (a, b) = (vhdx::HEADERS[0], vhdx::HEADERS[1]);
+    let both = |f: &mut Vec<u8>| {
+        f[a + 100] ^= 1;
+        f[b + 100] ^= 1;
+    };
+    case("both headers", &both, 4, 4, "VHDX header: checksum");
+    let same = |f: &mut Vec<u8>| {
+        vhdx::put(f, a + 8, &9_u64.to_le_bytes());
+        vhdx::put(f, b + 8, &9_u64.to_le_bytes());
+        f[b + 17] ^= 1;
+        vhdx::seal_all(f);
+    };
+    case("equal sequences", &same, 4, 4, "different headers");
+    case(
+        "version",
+        &|f| vhdx::headers(f, 66, &[2]),
+        4,
+        4,
+        "version 1",
+    );
+    let last = u64::MAX.to_le_bytes();
+    case(
+        "sequence",
+        &|f| vhdx::headers(f, 8, &last),
+        4,
+        4,
+        "counted up",
+    );
+    for at in [0_u64, 4096, (1 << 20) + 512, 2 << 20, u64::MAX] {
+        let new = at.to_le_bytes();
+        case("log place", &|f| vhdx::headers(f, 72, &new), 4, 4, "log");
+    }
+    let (a, b) = (vhdx::REGIONS[0], vhdx::REGIONS[1]);
+    let both = |f: &mut Vec<u8>| {
+        f[a + 900] ^= 1;
+        f[b + 900] ^= 1;
+    };
+    case("both tables", &both, 4, 4, "VHDX region table: checksum");
+    case("one table", &|f| f[a + 900] ^= 1, 1, 3, "two good copies");
+    case("the other", &|f| f[b] ^= 1, 1, 3, "two good copies");
+    let other = |f: &mut Vec<u8>| {
+        f[b + 16 + 18] ^= 0x80;
+        vhdx::seal_all(f);
+    };
+    case("two tables", &other, 4, 4, "same regions");
+    case(
+        "unknown region",
+        &|f| vhdx::regions(f, 16, &[9; 16]),
+        4,
+        4,
+        "09090909",
+    );
+    case(
+        "count",
+        &|f| vhdx::regions(f, 8, &[0, 8]),
+        4,
+        4,
+        "at most 2047",
+    );
+    case(
+        "no regions",
+        &|f| vhdx::regions(f, 8, &[0]),
+        4,
+        4,
+        "found none",
+    );
+    let twice = |f: &mut Vec<u8>| {
+        let entry = f[a + 16..a + 48].to_vec();
+        vhdx::regions(f, 48, &entry);
+    };
+    case("a region twice", &twice, 4, 4, "twice");
+    for (what, at) in [
+        ("front", 0_u64),
+        ("unaligned", (3 << 20) + 512),
+        ("on the log", 1 << 20),
+        ("on metadata", 2 << 20),
+        ("behind the end", 1 << 40),
+        ("overflow", !0 << 20),
+    ] {
+        let new = at.to_le_bytes();
+        case(what, &|f| vhdx::regions(f, 32, &new), 4, 4, "VHDX");
+    }
+    case(
+        "metadata",
+        &|f| f[METADATA] ^= 1,
+        4,
+        4,
+        "VHDX metadata table",
+    );
+    let unknown = |f: &mut Vec<u8>| vhdx::put(f, METADATA + 32 + 64, &[8; 16]);
+    case("unknown item", &unknown, 4, 4, "08080808");
+    let twice = |f: &mut Vec<u8>| f.copy_within(METADATA + 32..METADATA + 64, METADATA + 64);
+    case("an item twice", &twice, 4, 4, "twice");
+    let gone = |f: &mut Vec<u8>| f[METADATA + 10] = 1;
+    case("no size", &gone, 4, 4, "found none");
+    for at in [0_u32, 0xFFFF, (1 << 20) - 4, u32::MAX] {
+        let new = at.to_le_bytes();
+        let out = |f: &mut Vec<u8>| vhdx::put(f, METADATA + 32 + 16, &new);
+        case("item place", &out, 4, 4, "VHDX metadata table: item");
+    }
+    // C6
+    let entry = vhdx::entry_at(&good, 0);
+    for (what, value) in [
+        ("nowhere", 6_u64),
+        ("on the log", 1 << 20 | 6),
+        ("on metadata", 2 << 20 | 6),
+        ("on the table", 3 << 20 | 6),
+        ("at the end", len as u64 | 6),
+        ("far away", !0 << 20 | 6),
+        ("state 4", 4 << 20 | 4),
+        ("in part", 4 << 20 | 7),
+    ] {
+        let new = value.to_le_bytes();
+        let put = |f: &mut Vec<u8>| vhdx::put(f, entry, &new);
+        case(what, &put, 4, 4, "VHDX block table: block 0");
+    }
+    // A flag that says there is a parent.
+    case(
+        "parent",
+        &|f| f[item(0) + 4] |= 2,
+        4,
+        4,
+        "VHDX parent locator",
+    );
+    // C7
+    let file = vhdx::build(&machine_disk(), Shape::default());
+    let mut twice = file.clone();
+    let from = vhdx::entry_at(&file, 0);
+    let to = (1..12)
+        .map(|number| vhdx::entry_at(&file, number))
+        .find(|at| file[*at] == 0)
+        .unwrap();
+    twice.copy_within(from..from + 8, to);
+    refused("C7", &twice, 1, 3, "block 0 and");
+}
+
+#[test]
+fn any_flipped_byte_is_read_or_refused() {
+    let raw = small_raw();
+    let file = vhdx::build(&raw, small_shape());
+    let host: Device = Arc::new(Memory::new(file.clone()));
+    let flipped = |at: usize, flip: u8| {
+        let overlay = Arc::new(Overlay::new(host.clone()));
+        overlay.write_at(at as u64, &[file[at] ^ flip]).unwrap();
+        match open_device(overlay) {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                let known = [
+                    Kind::Malformed,
+                    Kind::Unsupported,
+                    Kind::Refused,
+                    Kind::Limit,
+                ];
+                assert!(known.contains(&error.kind()), "{at:#x}: {error}");
+                None
+            }
+        }
+    };
+    let sparse =
+        |from: usize, len: usize| (from..from + 128).chain((from..from + len).step_by(499));
+    for at in vhdx::HEADERS.into_iter().flat_map(|at| sparse(at, 4096)) {
+        // One header will do: it was torn while it was written.
+        let opened = flipped(at, 0x81).unwrap();
+        assert!(opened.scan_only.is_none() && read_all(&opened) == raw);
+        assert!(opened.notes[0].contains("damaged"), "{:?}", opened.notes);
+    }
+    for at in vhdx::REGIONS.into_iter().flat_map(|at| sparse(at, 65536)) {
+        let opened = flipped(at, 0x81).unwrap();
+        assert!(opened.scan_only.is_some() && read_all(&opened) == raw);
+    }
+    // No checksum: what cannot be right is refused, what can be is read to its end.
+    let metadata = (METADATA..METADATA + 32 + 5 * 32)
+        .chain(METADATA + ITEMS[0]..METADATA + ITEMS[5])
+        .chain(vhdx::BAT..vhdx::BAT + 40);
+    let mut refusals = 0;
+    for at in metadata {
+        for flip in [0x01, 0x02, 0x80, 0xFF] {
+            match flipped(at, flip) {
+                Some(opened) => {
+                    let mut bytes = vec![0; MIB];
+                    let len = opened.virtual_len;
+                    for from in (0..len.min(16 << 20)).step_by(MIB) {
+                        let part = (len - from).min(MIB as u64) as usize;
+                        opened.disk.read_at(from, &mut bytes[..part]).unwrap();
+                    }
+                }
+                None => refusals += 1,
+            }
+        }
+    }
+    assert!(refusals > 400, "{refusals}");
+    for at in 0..8 {
+        assert!(flipped(at, 0x10).is_none());
+    }
+    for len in (0..64).map(|i| file.len() * i / 64) {
+        if let Ok(opened) = open(&file[..len]) {
+            assert!(read_all(&opened) == raw, "cut to {len}");
+        }
+    }
+    let shown = file.len() - MIB + 8192;
+    assert!(open(&file[..shown]).is_ok() && open(&file[..shown - 1]).is_err());
+}
+
+#[test]
+fn a_vast_disk_needs_its_table_and_no_more() {
+    // 64 TiB in blocks of 32 MiB: a table of 16 MiB.
+    let shape = Shape {
+        block: 32 * MIB,
+        ..Shape::default()
+    };
+    let mut file = vhdx::build(&[1; 4096], shape);
+    let bat_len = 17_u32 << 20;
+    vhdx::put(
+        &mut file,
+        METADATA + ITEMS[1],
+        &(64_u64 << 40).to_le_bytes(),
+    );
+    vhdx::regions(&mut file, 16 + 24, &bat_len.to_le_bytes());
+    // The one block goes behind the longer table.
+    file.splice(4 * MIB..4 * MIB, vec![0; 16 * MIB]);
+    let entry = 20_u64 << 20 | 6;
+    vhdx::put(&mut file, vhdx::BAT, &entry.to_le_bytes());
+    let opened = open(&file).unwrap();
+    assert_eq!(opened.virtual_len, 64 << 40);
+    assert_eq!(opened.facts.blocks, Some(2 << 20));
+    let data = opened.disk.next_data(0).unwrap().unwrap();
+    assert_eq!(data, 0..32 << 20);
+    assert_eq!(opened.disk.next_data(32 << 20).unwrap(), None);
+    let mut last = [1; 512];
+    opened.disk.read_at((64 << 40) - 512, &mut last).unwrap();
+    assert_eq!(last, [0; 512]);
+    assert_eq!(opened.places.seams(), [0_u64; 0]);
+    // The same in blocks of 1 MiB: more than is read.
+    vhdx::put(&mut file, METADATA + ITEMS[0], &(1_u32 << 20).to_le_bytes());
+    let long = (513_u32 << 20).to_le_bytes();
+    vhdx::regions(&mut file, 16 + 24, &long);
+    let host = Arc::new(Memory::new(file));
+    let sparse = Arc::new(Behind(host));
+    let error = container::open(sparse, Some("vhdx"), &Neighbours::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Limit, "{error}");
+}
+
+/// A file with a TiB of zeros behind it.
+#[derive(Debug)]
+struct Behind(Arc<Memory>);
+
+impl BlockDevice for Behind {
+    fn len(&self) -> u64 {
+        1 << 40
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> declone::error::Result<()> {
+        buf.fill(0);
+        let there = self.0.len().saturating_sub(offset).min(buf.len() as u64);
+        self.0
+            .read_at(offset.min(self.0.len()), &mut buf[..there as usize])
+    }
+}
+
+// --- residue ---
+
+/// What freed blocks hold and what nothing references is found, and gone after a clean.
+#[test]
+fn an_identity_in_a_freed_block_is_wiped() {
+    let raw = machine_disk();
+    let shape = Shape {
+        empty: 3,
+        under: Some(0),
+        ..Shape::default()
+    };
+    let mut file = vhdx::build(&raw, shape);
+    let freed = (0..12)
+        .map(|number| vhdx::get64(&file, vhdx::entry_at(&file, number)))
+        .find(|entry| entry & 7 == 3)
+        .unwrap();
+    let orphan = file.len();
+    file.resize(orphan + 2 * MIB, 0);
+    let places = [(freed >> 20 << 20) as usize + 5000, orphan + 70_000];
+    for at in places {
+        vhdx::put(&mut file, at, GUID.as_bytes());
+    }
+    let dir = scratch();
+    let (image, out) = (dir.path().join("a.vhdx"), dir.path().join("b.vhdx"));
+    vhdx::write(&image, &file);
+    declone(&["verify", arg(&image)]).exits(1);
+    let ran = declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+    assert!(ran.out.contains("nothing references"), "{}", ran.out);
+    assert!(!ran.out.contains("LEFT"), "{}", ran.out);
+    let cleaned = fs::read(&out).unwrap();
+    for at in places {
+        assert_eq!(cleaned[at..at + 36], [0; 36], "{at:#x}");
+    }
+    assert!(vhdx::metadata(&cleaned) == vhdx::metadata(&file));
+}
+
+// --- others' eyes ---
+
+fn convert(image: &Path, raw: &Path) {
+    let args = ["convert", "-f", "vhdx", "-O", "raw", arg(image), arg(raw)];
+    tool("qemu-img", &args);
+}
+
+/// The disk in an image, as declone reads it, against a raw file.
+#[track_caller]
+fn reads_as(name: &str, image: &Path, raw: &Path) {
+    let host: Device = Arc::new(declone::device::HostFile::open(image).unwrap());
+    let near = Neighbours::of(image, &[]);
+    let ours = container::open(host, None, &near).unwrap().disk;
+    let theirs = declone::device::HostFile::open(raw).unwrap();
+    assert_eq!(ours.len(), theirs.len(), "{name}");
+    let (mut a, mut b) = (vec![0; MIB], vec![0; MIB]);
+    for at in (0..ours.len()).step_by(MIB) {
+        let len = (ours.len() - at).min(MIB as u64) as usize;
+        ours.read_at(at, &mut a[..len]).unwrap();
+        theirs.read_at(at, &mut b[..len]).unwrap();
+        assert!(a[..len] == b[..len], "{name}: {at:#x}");
+    }
+}
+
+#[test]
+fn vhdx_files_read_as_qemu_and_7zip_read_them() {
+    if !called("vhdx_files_read_as_qemu_and_7zip_read_them") {
+        return;
+    }
+    let raw = machine_disk();
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let (plain, plain_out) = (path("plain.img"), path("plain.out"));
+    fs::write(&plain, &raw).unwrap();
+    declone(&["clean", arg(&plain), "-o", arg(&plain_out), "--prove"]).exits(0);
+    let (image, out, back) = (path("in.vhdx"), path("out.vhdx"), path("back.img"));
+    let mut done = 0;
+    let mut judge = |name: &str| {
+        let before = fs::read(&image).unwrap();
+        convert(&image, &back);
+        reads_as(name, &image, &back);
+        let args = ["clean", arg(&image), "-o", arg(&out), "--prove"];
+        let ran = declone(&args).exits(0);
+        assert!(!ran.out.contains("LEFT"), "{name}: {}", ran.out);
+        tool("qemu-img", &["check", "-f", "vhdx", arg(&out)]);
+        convert(&out, &back);
+        assert_eq!(digest(&back), digest(&plain_out), "{name}");
+        reads_as(name, &out, &back);
+        assert!(seven_zip(&out) == fs::read(&back).unwrap(), "{name}: 7zz");
+        check_headers(name, &before, &fs::read(&out).unwrap(), 2);
+        fs::remove_file(&out).unwrap();
+        done += 1;
+    };
+    for options in [
+        "subformat=dynamic",
+        "subformat=fixed",
+        "subformat=dynamic,block_size=1M,block_state_zero=off",
+        "subformat=dynamic,block_size=256M,log_size=4M",
+    ] {
+        let args = [
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "vhdx",
+            "-o",
+            options,
+            arg(&plain),
+            arg(&image),
+        ];
+        tool("qemu-img", &args);
+        judge(options);
+    }
+    for shape in [
+        Shape::default(),
+        Shape {
+            block: MIB,
+            empty: 3,
+            under: Some(0x5A),
+            backwards: true,
+            ..Shape::default()
+        },
+    ] {
+        vhdx::write(&image, &vhdx::build(&raw, shape));
+        judge(&format!("{shape:?}"));
+    }
+    assert_eq!(done, 6);
+}
+
+/// The disk as 7-Zip reads it.
+fn seven_zip(image: &Path) -> Vec<u8> {
+    tool("7zz", &["x", "-so", "-tvhdx", arg(image)]).stdout
+}
+
+#[test]
+fn sectors_of_4096_bytes_and_parents_read_as_7zip_reads_them() {
+    if !called("sectors_of_4096_bytes_and_parents_read_as_7zip_reads_them") {
+        return;
+    }
+    let dir = scratch();
+    let (base, image) = (dir.path().join("base.vhdx"), dir.path().join("a.vhdx"));
+    for sector in [512, 4096] {
+        let raw = small_raw();
+        let shape = Shape {
+            sector,
+            ..small_shape()
+        };
+        vhdx::write(&image, &vhdx::build(&raw, shape));
+        assert!(seven_zip(&image) == raw, "{sector}");
+        let below = marked(&raw, 3 * sector);
+        let parent = Parent {
+            raw: &below,
+            keys: keys(".\\base.vhdx", vhdx::DATA_WRITE),
+            partial: true,
+        };
+        vhdx::write(&base, &vhdx::build(&below, shape));
+        vhdx::write(&image, &vhdx::differencing(&raw, shape, &parent));
+        let theirs = dir.path().join("theirs.img");
+        fs::write(&theirs, seven_zip(&image)).unwrap();
+        reads_as("differencing", &image, &theirs);
+        assert!(fs::read(&theirs).unwrap() == raw, "{sector}");
+    }
+}
+
+#[test]
+fn the_sample_with_a_log_reads_as_qemu_repairs_it() {
+    let name = "the_sample_with_a_log_reads_as_qemu_repairs_it";
+    let (true, Some(samples)) = (called(name), samples(name)) else {
+        return;
+    };
+    let packed = samples.join("containers/vhdx-log-replay.vhdx.gz");
+    let bytes = tool("gzip", &["-dc", arg(&packed)]).stdout;
+    let dir = scratch();
+    let (image, repaired) = (dir.path().join("a.vhdx"), dir.path().join("b.vhdx"));
+    let back = dir.path().join("b.img");
+    fs::write(&image, &bytes).unwrap();
+    fs::write(&repaired, &bytes).unwrap();
+    tool(
+        "qemu-img",
+        &["check", "-r", "all", "-f", "vhdx", arg(&repaired)],
+    );
+    convert(&repaired, &back);
+    reads_as("replayed by qemu", &repaired, &back);
+    reads_as("replayed by declone", &image, &back);
+    assert!(fs::read(&image).unwrap() == bytes);
+}
