@@ -56,8 +56,13 @@ const BANNED_NAMES: &[&str] = &[
 const UNSAFE_FILES: &[&str] = &["device/map.rs", "device/sys.rs"];
 
 /// Devices outside `device` that pass a write on to the device below, and decide nothing: what a
-/// guest writes lands where the container keeps it. (`vhd`: the sector's bit in the bitmap.)
-const FORWARDS: &[&str] = &["container/mapped.rs", "container/vhd.rs"];
+/// guest writes lands where the container keeps it. (`vhd`: the sector's bit in the bitmap. `runs`: an
+/// identifier that must change with the contents.)
+const FORWARDS: &[&str] = &[
+    "container/mapped.rs",
+    "container/runs.rs",
+    "container/vhd.rs",
+];
 
 /// Functions of `std::fs` and `rustix::fs` that change the host.
 const HOST_WRITES: &[&str] = &[

@@ -26,14 +26,14 @@ use crate::{
 const KIB: usize = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-fn machine_disk() -> Vec<u8> {
+pub fn machine_disk() -> Vec<u8> {
     let dir = scratch();
     let path = dir.path().join("a.img");
     machine::write(&machine::volume(24 * MIB, Geometry::default(), 5), &path);
     fs::read(path).unwrap()
 }
 
-fn fixture(name: &str) -> Vec<u8> {
+pub fn fixture(name: &str) -> Vec<u8> {
     let dir = scratch();
     let path = dir.path().join("a.img");
     fixtures::unpack_to(name, &path).unwrap();
@@ -66,7 +66,7 @@ fn shapes() -> Vec<Shape> {
 
 /// Every place of every finding, without the image offsets; and the image offsets with the disk
 /// offsets they belong to.
-fn findings(json: &Value) -> (Vec<Value>, Vec<(u64, u64)>) {
+pub fn findings(json: &Value) -> (Vec<Value>, Vec<(u64, u64)>) {
     let number = |place: &Value| {
         let text = place["value"].as_str().unwrap().to_owned();
         u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap()

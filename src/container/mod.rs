@@ -39,8 +39,13 @@ use crate::{
 mod format;
 mod known;
 mod mapped;
+mod packed;
+mod qcow2;
 mod raw;
+mod runs;
+mod vdi;
 mod vhd;
+mod vmdk;
 
 pub use mapped::{Extent, Layout, Mapped, Place, Places};
 
@@ -48,6 +53,10 @@ use format::SECTOR;
 
 /// The name of the one format that may be forced although another one's magic is found.
 const RAW: &str = "raw";
+
+/// The way out when a guest wrote another format's magic onto its disk.
+const SAY_RAW: &str =
+    "if this is a raw disk that happens to begin or end like that, say --format raw";
 
 /// A format an image file can have.
 #[derive(Debug)]
@@ -222,9 +231,9 @@ pub struct ScanOnly {
 /// anything), raw comes last: a raw disk's table is found inside most containers of fixed size.
 pub static FORMATS: &[Format] = &[
     known::VHDX,
-    known::VMDK,
-    known::QCOW,
-    known::VDI,
+    vmdk::FORMAT,
+    qcow2::FORMAT,
+    vdi::FORMAT,
     known::WIM,
     known::FFU,
     known::E01,
@@ -300,16 +309,20 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         None => recognise(&edges).ok_or_else(|| unknown(&edges))?,
     };
     let disk = match format.open {
-        Open::Disk(_) if edges.len < SECTOR => return Err(too_short(&edges)),
+        Open::Disk(_) if edges.len < SECTOR && !edges.has(0, format::VMDK_DESCRIPTOR) => {
+            return Err(too_short(&edges));
+        }
         Open::Disk(open) => open(&Source {
             host: &host,
             near,
             chain: &[],
         })
-        .map_err(|error| match error.advice() {
-            None if forced.is_none() => error.advise(
-                "if this is a raw disk that happens to begin or end like that, say --format raw",
-            ),
+        .map_err(|error| match (forced, error.advice(), error.kind()) {
+            (None, None, _) => error.advise(SAY_RAW),
+            (None, Some(advice), Kind::Malformed | Kind::Unsupported) => {
+                let both = format!("{advice}; {SAY_RAW}");
+                error.advise(both)
+            }
             _ => error,
         })?,
         Open::Refuse(advice) => {
@@ -319,14 +332,11 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
             ))
             .advise(match forced {
                 Some(_) => advice.to_owned(),
-                None => format!(
-                    "{advice}; if this is a raw disk that happens to begin or end like that, say \
-                     --format raw"
-                ),
+                None => format!("{advice}; {SAY_RAW}"),
             }));
         }
     };
-    if !edges.len.is_multiple_of(SECTOR) {
+    if matches!(format.name, RAW | "vhd") && !edges.len.is_multiple_of(SECTOR) {
         notes.push(format!(
             "the file is not a whole number of 512-byte sectors: {} bytes are left over",
             edges.len.checked_rem(SECTOR).unwrap_or(0)

@@ -7,6 +7,8 @@
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
 //! - [`volumes`]: volumes named by what is special about them.
+//! - [`qcow2_builder`], [`vdi_builder`], [`vmdk_builder`]: the same for those formats; [`tables`] is
+//!   what they share.
 //! - [`vhd_builder`]: VHD around a raw disk, and the disk out of a VHD.
 //! - [`fixtures`]: the recipes of what lies in `fixtures/`.
 //! - [`pack`]: the small form in which built images lie in `fixtures/`.
@@ -19,10 +21,14 @@ pub mod hive_log_builder;
 pub mod ntfs_builder;
 pub mod pack;
 pub mod put;
+pub mod qcow2_builder;
 pub mod sd;
 pub mod sms;
+pub mod tables;
 pub mod upcase;
+pub mod vdi_builder;
 pub mod vhd_builder;
+pub mod vmdk_builder;
 pub mod volumes;
 
 pub use sms::sms2003_disk;
