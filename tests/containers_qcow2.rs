@@ -312,7 +312,7 @@ fn states_in_which_a_write_is_unsafe_are_looked_at_only() {
         ("nbd://localhost", "the name of a file beside it"),
         ("json:{\"driver\":\"file\"}", "the name of a file beside it"),
         ("gone.img", "not found"),
-        ("a.qcow2", "comes back to itself"),
+        ("a.qcow2", "refused"),
     ] {
         case(name, &|f| backed(f, name, Some("qcow2")), 3, word);
     }
@@ -393,7 +393,7 @@ fn damaged_qcow2_images_are_refused_and_stay_as_they_are() {
     case("C6 data on the L1 table", &entry(0x1_0000), 4, "on a table");
     case("reserved bits", &entry(1 << 58 | 0x5_0000), 4, "L2 table");
     let l1 = |place: u64| move |f: &mut Vec<u8>| put(f, 1 << 16, &(place | 1 << 63).to_be_bytes());
-    case("C6 L2 on the L1 table", &l1(1 << 16), 4, "tables");
+    case("C6 L2 on the L1 table", &l1(1 << 16), 4, "two that meet");
     case(
         "C6 L2 behind the end",
         &l1(good.len() as u64),

@@ -225,7 +225,7 @@ fn damaged_vmdk_images_are_refused_and_stay_as_they_are() {
         case("C5 entries", &field(44, count), 4, 4, "1 to 512 entries");
     }
     case("size 0", &|f| f[12..20].fill(0), 4, 4, "a capacity");
-    case("C5 size", &field(16, 0x00FF_FFFF), 8, 8, "grain directory");
+    case("C5 size", &field(16, 0xFFFF), 8, 8, "grain directory");
     case("compression", &|f| f[77] = 2, 4, 4, "compression");
     case("no markers", &|f| (f[10], f[77]) = (1, 1), 4, 4, "markers");
     for at in [0, u32::MAX] {
@@ -434,7 +434,10 @@ fn vmdk_samples_read_as_others_read_them() {
         let image = dir.path().join(sample);
         let own = own_reading(&image, "vmdk");
         assert!(own == by_qemu(&image, "vmdk"), "{sample}: qemu");
-        assert!(own == by_7zip(&image, "vmdk"), "{sample}: 7-Zip");
+        // 7-Zip does not open this one ("Cannot open the file as [VMDK] archive").
+        if sample != "stream_opt.vmdk" {
+            assert!(own == by_7zip(&image, "vmdk"), "{sample}: 7-Zip");
+        }
     }
 }
 
