@@ -23,6 +23,7 @@ mod dirty;
 mod disks;
 mod faults;
 mod fixtures;
+mod hive_random;
 mod in_place;
 mod judges;
 mod locks;

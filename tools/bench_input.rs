@@ -2,10 +2,10 @@
 //! files in 4,000 directories, 1.5 GiB of them real data, and a SOFTWARE hive of 80 MB and 220,000
 //! keys that carries the identity. The same every time.
 //!
-//! `cargo run --release --example bench_input -- FILE`
+//! `cargo run --release --example bench_input -- FILE`; with `hive` in front of FILE only the hive.
 
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::time::Instant;
 
 #[path = "../tests/support/mod.rs"]
@@ -25,10 +25,14 @@ const DATA_FILES: u32 = 1_536;
 const MIB: u64 = 1 << 20;
 
 fn main() -> io::Result<()> {
-    let path = std::env::args()
-        .nth(1)
-        .ok_or_else(|| io::Error::other("usage: bench_input FILE"))?;
+    let usage = || io::Error::other("usage: bench_input [hive] FILE");
+    let mut args = std::env::args().skip(1);
+    let mut path = args.next().ok_or_else(usage)?;
     let start = Instant::now();
+    if path == "hive" {
+        path = args.next().ok_or_else(usage)?;
+        return File::create(path)?.write_all(&software(&scene()));
+    }
     let volume = describe();
     let mut file = OpenOptions::new()
         .write(true)
@@ -45,14 +49,16 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-fn describe() -> NtfsBuilder {
-    let scene = Scene {
+fn scene() -> Scene {
+    Scene {
         copies: false,
         keys: 0,
         ..Scene::default()
-    };
-    let mut v = sms::volume(24 << 30, Geometry::default());
-    v.label("BENCH").log_len(64 * MIB);
+    }
+}
+
+/// The SOFTWARE hive.
+fn software(scene: &Scene) -> Vec<u8> {
     let mut hive = scene.software(0);
     let mut i = 0;
     while hive.key_count() < usize::try_from(KEYS).unwrap() {
@@ -76,7 +82,14 @@ fn describe() -> NtfsBuilder {
             );
         i += 1;
     }
-    scene.install_with(&mut v, hive.build());
+    hive.build()
+}
+
+fn describe() -> NtfsBuilder {
+    let scene = scene();
+    let mut v = sms::volume(24 << 30, Geometry::default());
+    v.label("BENCH").log_len(64 * MIB);
+    scene.install_with(&mut v, software(&scene));
     for i in 0..FILES {
         let directory = i % DIRECTORIES;
         let path = format!(

@@ -19,7 +19,7 @@ use crate::{
     plan::{self, Plan},
     report::{Done, ImageReport, PatchFacts, RemovalFacts, Searched},
     rules::Rule,
-    text::WinPath,
+    text::{WinPath, escape},
     tree::Disposition,
     verify::{
         self, Expected, ExpectedHive, Verification, residue,
@@ -78,6 +78,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     facts::fill(report, &image, &plan);
     host.check_reads()?;
     refuse(&image, &mut plan, &options, args.accept_dirty, report)?;
+    if args.in_place && plan.has_edits() {
+        refuse_parent(&image, &options)?;
+    }
     let hash = |file: &HostFile| {
         clone::file_digest(file, &mut |done| bar.tick("hashing", done, file.len()))
     };
@@ -232,6 +235,26 @@ fn write_copy(
     done.written = true;
     done.output = Some(crate::text::escape(&out.display().to_string()));
     Ok(())
+}
+
+/// A disk on which others stand is not changed under them.
+fn refuse_parent(image: &Image, options: &Options) -> Result<()> {
+    let children = image.children(&options.near)?;
+    let Some(first) = children.first() else {
+        return Ok(());
+    };
+    let more = match children.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    Err(Error::refused(format!(
+        "container: a disk on which no other stands expected, found its child {}{more}",
+        escape(first)
+    ))
+    .advise(
+        "a change to it would break its children: clean them, or a copy (-o OUT), or merge them \
+         first",
+    ))
 }
 
 /// Every reason not to write, before anything is staged.

@@ -145,6 +145,32 @@ pub(super) mod vhd {
     pub(crate) const BLOCK_SIZE: usize = 32;
     /// Dynamic header: checksum.
     pub(crate) const HEADER_CHECKSUM: usize = 36;
+    /// Footer: the disk's identifier.
+    pub(crate) const UUID: usize = 68;
+    /// Dynamic header: the parent's identifier.
+    pub(crate) const PARENT_UUID: usize = 40;
+    /// Dynamic header: the parent's name, UTF-16 big-endian.
+    pub(crate) const PARENT_NAME: usize = 64;
+    /// Bytes of the parent's name.
+    pub(crate) const PARENT_NAME_LEN: usize = 512;
+    /// Dynamic header: where the parent is, eight entries.
+    pub(crate) const LOCATORS: usize = 576;
+    /// Number of locators.
+    pub(crate) const LOCATOR_COUNT: usize = 8;
+    /// Bytes of a locator: code, space, length, reserved, offset.
+    pub(crate) const LOCATOR_LEN: usize = 24;
+    /// Locator: bytes (by some programs sectors) of the space for its text.
+    pub(crate) const LOCATOR_SPACE: usize = 4;
+    /// Locator: bytes of its text.
+    pub(crate) const LOCATOR_TEXT: usize = 8;
+    /// Locator: offset of its text in the file.
+    pub(crate) const LOCATOR_OFFSET: usize = 16;
+    /// Locator code: a path relative to this file, UTF-16 little-endian.
+    pub(crate) const RELATIVE: &[u8] = b"W2ru";
+    /// Locator code: an absolute path, UTF-16 little-endian.
+    pub(crate) const ABSOLUTE: &[u8] = b"W2ku";
+    /// Longest path of a locator that is read.
+    pub(crate) const MAX_PATH: u32 = 64 * 1024;
     /// Bytes of a table entry, the number of a sector.
     pub(crate) const ENTRY_LEN: u64 = 4;
     /// Table entry: no block.

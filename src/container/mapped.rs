@@ -82,6 +82,9 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
     fn seams(&self) -> Vec<u64>;
 }
 
+/// Where the offsets of bytes that no byte of the file shows begin; see [`Places::hit_offset`].
+pub const BELOW: u64 = 1 << 63;
+
 /// The way between offsets of the disk and offsets of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Places(Way);
@@ -125,9 +128,24 @@ impl Places {
         }
     }
 
+    /// Where a search finds a byte of the disk: at its offset in the file; or, where the disk shows
+    /// what is below, beyond every file, from [`BELOW`] on. [`Self::disk_offset`] knows the way back.
+    #[must_use]
+    pub fn hit_offset(&self, disk: u64) -> Option<u64> {
+        let covered = self.layout().filter(|layout| layout.below().is_some());
+        let shown = covered.map(|layout| layout.extent(disk).map(|extent| extent.place));
+        match shown {
+            Some(Ok(Place::Hidden(_) | Place::Absent)) => BELOW.checked_add(disk),
+            _ => self.file_offset(disk),
+        }
+    }
+
     /// File to disk, if the disk shows that byte.
     #[must_use]
     pub fn disk_offset(&self, file: u64) -> Option<u64> {
+        if file >= BELOW {
+            return file.checked_sub(BELOW);
+        }
         match &self.0 {
             Way::By(layout) => layout.disk_offset(file),
             Way::Same | Way::None => Some(file),
@@ -168,7 +186,7 @@ impl Places {
     /// Whether nobody needs any byte of this range of the file: zeros may take its place.
     #[must_use]
     pub fn is_loose(&self, file: &Range<u64>) -> bool {
-        let Some(layout) = self.layout() else {
+        let Some(layout) = self.layout().filter(|_| file.end < BELOW) else {
             return false;
         };
         let mut parts = layout.loose(file);

@@ -36,6 +36,7 @@ use crate::{
     text::escape,
 };
 
+mod children;
 mod format;
 mod known;
 mod mapped;
@@ -47,7 +48,8 @@ mod vdi;
 mod vhd;
 mod vmdk;
 
-pub use mapped::{Extent, Layout, Mapped, Place, Places};
+pub use children::children;
+pub use mapped::{BELOW, Extent, Layout, Mapped, Place, Places};
 
 use format::SECTOR;
 
@@ -111,6 +113,8 @@ impl<'a> Source<'a> {
                 "container: a chain of at most {CHAIN_LIMIT} files expected, found more"
             )));
         }
+        let shown = file.path().file_name().unwrap_or_default();
+        let shown = shown.to_string_lossy().into_owned();
         let host: Device = file;
         let edges = Edges::read(&host)?;
         let (format, _) = recognise_of(&edges, wanted).ok_or_else(|| {
@@ -130,7 +134,11 @@ impl<'a> Source<'a> {
             chain: &chain,
         };
         let disk = open(&source).at("file", escape(name))?;
-        Ok(Named { host, disk })
+        Ok(Named {
+            name: shown,
+            host,
+            disk,
+        })
     }
 
     /// The bytes of a file that this one names: an extent without a format of its own.
@@ -146,10 +154,21 @@ const CHAIN_LIMIT: usize = 32;
 /// A file that an image names.
 #[derive(Debug)]
 pub struct Named {
+    /// Its name on the host, without the directory.
+    pub name: String,
     /// Its bytes.
     pub host: Device,
     /// Its disk.
     pub disk: Disk,
+}
+
+impl Named {
+    /// The chain of a file that stands on this one.
+    fn chain(&self) -> Vec<String> {
+        let mut chain = vec![self.name.clone()];
+        chain.extend(self.disk.facts.chain.iter().cloned());
+        chain
+    }
 }
 
 /// What a format makes of a file.

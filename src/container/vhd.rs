@@ -17,7 +17,8 @@ use std::{
 };
 
 use super::{
-    Disk, Edges, Facts, Format, Open, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source,
+    children::Wanted,
     format::{self, SECTOR, vhd as facts},
     mapped::{Extent, Layout, Place, wide, without},
 };
@@ -25,6 +26,7 @@ use crate::{
     bytes::View,
     device::{Device, Slice},
     error::{At, Error, Result},
+    text::escape,
 };
 
 pub(super) const FORMAT: Format = Format {
@@ -69,6 +71,7 @@ struct Footer {
     data_offset: u64,
     creator: String,
     saved_state: bool,
+    uuid: [u8; 16],
 }
 
 fn be32(view: &View<'_>, at: usize) -> Result<u32> {
@@ -144,6 +147,7 @@ impl Footer {
             data_offset: be64(&view, facts::DATA_OFFSET)?,
             creator,
             saved_state: view.u8(facts::SAVED_STATE)? != 0,
+            uuid: view.array(facts::UUID)?,
             bytes,
         })
     }
@@ -288,8 +292,14 @@ fn open(source: &Source<'_>) -> Result<Disk> {
                 footer.current_size,
             )?))
         }
-        Kind::Dynamic => {
-            let dynamic = Dynamic::open(host, &footer, limit)?;
+        Kind::Dynamic | Kind::Differencing => {
+            let mut dynamic = Dynamic::open(host, &footer, limit)?;
+            let mut chain = Vec::new();
+            if footer.kind == Kind::Differencing {
+                let parent = open_parent(source, &footer)?;
+                chain = parent.chain();
+                dynamic.below = Some(parent.disk.device);
+            }
             if let Some(twice) = dynamic.overlap()
                 && scan_only.is_none()
             {
@@ -299,19 +309,10 @@ fn open(source: &Source<'_>) -> Result<Disk> {
                 block_size: Some(dynamic.block),
                 blocks: Some(wide(dynamic.table.len())),
                 allocated: Some(wide(dynamic.order.len())),
+                chain,
                 ..Facts::default()
             };
             Disk::mapped(host, Arc::new(dynamic), facts)
-        }
-        Kind::Differencing => {
-            return Err(Error::refused(
-                "VHD: a disk of its own expected, found a differencing disk, the changes to \
-                 another one",
-            )
-            .advise(
-                "merge it into its parent first, or convert the chain: qemu-img convert -f vpc -O \
-                 raw IMAGE disk.raw; the parent was not opened",
-            ));
         }
     };
     disk.facts.kind = Some(
@@ -323,9 +324,120 @@ fn open(source: &Source<'_>) -> Result<Disk> {
         .to_owned(),
     );
     disk.facts.creator = Some(footer.creator);
+    disk.facts.id = Some(hex::encode(footer.uuid));
     disk.notes = notes;
     disk.scan_only = scan_only;
     Ok(disk)
+}
+
+/// The disk that a differencing one is the changes to.
+fn open_parent(source: &Source<'_>, footer: &Footer) -> Result<Named> {
+    let at = footer.data_offset;
+    let mut bytes = vec![0; facts::HEADER_BYTES];
+    source.host.read_at(at, &mut bytes)?;
+    let view = View::new(&bytes, "VHD dynamic header");
+    let wanted = hex::encode(view.get(facts::PARENT_UUID, 16)?);
+    let mut names = Vec::new();
+    for code in [facts::RELATIVE, facts::ABSOLUTE] {
+        for locator in locators(&view)?.iter().filter(|one| one.code == code) {
+            names.push(locator.path(source.host)?);
+        }
+    }
+    let (name, _) = view
+        .get(facts::PARENT_NAME, facts::PARENT_NAME_LEN)?
+        .as_chunks::<2>();
+    names.push(text_of(name.iter().map(|pair| u16::from_be_bytes(*pair))));
+    // The relative path is the one that moves with the files; the others name a place on the machine
+    // where the disk was made.
+    let mut first = None;
+    for name in names.iter().filter(|name| !name.is_empty()) {
+        match source.open_named(name, |format| format.name == FORMAT.name) {
+            Ok(parent) if parent.disk.facts.id.as_ref() == Some(&wanted) => return Ok(parent),
+            Ok(parent) => {
+                let found = parent.disk.facts.id.unwrap_or_default();
+                first.get_or_insert(
+                    Error::refused(format!(
+                        "VHD: the parent {wanted} expected, found another disk, {found}"
+                    ))
+                    .at("file", escape(name))
+                    .advise("put the parent with which the disk was made beside it"),
+                );
+            }
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first
+        .unwrap_or_else(|| Error::malformed("VHD: the name of its parent expected, found none"))
+        .at("image offset", format_args!("{at:#x}")))
+}
+
+/// The identity of the disk that a differencing one stands on.
+pub(super) fn wanted_parent(host: &Device) -> Result<Option<Wanted>> {
+    let Found { footer, .. } = find_footer(host)?;
+    if footer.kind != Kind::Differencing {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; facts::HEADER_BYTES];
+    host.read_at(footer.data_offset, &mut bytes)?;
+    let view = View::new(&bytes, "VHD dynamic header");
+    let wanted = view.get(facts::PARENT_UUID, 16)?;
+    Ok(Some(Wanted::Id(hex::encode(wanted))))
+}
+
+/// Where a differencing disk says that its parent is.
+struct Locator {
+    code: [u8; 4],
+    space: u64,
+    len: u32,
+    offset: u64,
+}
+
+fn locators(header: &View<'_>) -> Result<Vec<Locator>> {
+    (0..facts::LOCATOR_COUNT)
+        .map(|index| {
+            let at = facts::LOCATOR_LEN
+                .saturating_mul(index)
+                .saturating_add(facts::LOCATORS);
+            let one = View::new(header.get(at, facts::LOCATOR_LEN)?, "VHD parent locator");
+            let space = u64::from(be32(&one, facts::LOCATOR_SPACE)?);
+            let len = be32(&one, facts::LOCATOR_TEXT)?;
+            Ok(Locator {
+                code: one.array(0)?,
+                // Some programs count it in sectors.
+                space: match space < u64::from(len) {
+                    true => space.saturating_mul(SECTOR),
+                    false => space,
+                },
+                len,
+                offset: be64(&one, facts::LOCATOR_OFFSET)?,
+            })
+        })
+        .collect()
+}
+
+impl Locator {
+    fn path(&self, host: &Device) -> Result<String> {
+        if self.len > facts::MAX_PATH {
+            return Err(Error::limit(format!(
+                "VHD parent locator: at most {} bytes expected, found {}",
+                facts::MAX_PATH,
+                self.len
+            )));
+        }
+        let mut bytes = vec![0; usize::try_from(self.len).unwrap_or(0)];
+        host.read_at(self.offset, &mut bytes)
+            .at("image offset", format_args!("{:#x}", self.offset))?;
+        let (units, _) = bytes.as_chunks::<2>();
+        Ok(text_of(units.iter().map(|pair| u16::from_le_bytes(*pair))))
+    }
+}
+
+/// Text up to the first zero.
+fn text_of(units: impl Iterator<Item = u16>) -> String {
+    let units: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
+    String::from_utf16_lossy(&units)
 }
 
 /// What is known of a block's bitmap. Bits are set, never cleared: `FULL` stays right.
@@ -352,6 +464,8 @@ struct Dynamic {
     gate: Mutex<()>,
     /// What the format keeps outside the blocks: footers, header, table. Ascending.
     own: Vec<Range<u64>>,
+    /// The parent's disk, if this one is the changes to it.
+    below: Option<Device>,
 }
 
 /// A piece of the file that is spoken for.
@@ -435,7 +549,13 @@ impl Dynamic {
             table,
             gate: Mutex::new(()),
             own: vec![0..SECTOR, head.clone(), own.clone(), limit..host.len()],
+            below: None,
         };
+        if footer.kind == Kind::Differencing {
+            dynamic.own.extend(locators(&view)?.iter().map(|one| {
+                one.offset..one.offset.saturating_add(one.space.max(u64::from(one.len)))
+            }));
+        }
         for (number, sector) in (0_u32..).zip(&dynamic.table) {
             if *sector == facts::ABSENT {
                 continue;
@@ -671,7 +791,22 @@ impl Layout for Dynamic {
             let data = start
                 .saturating_add(self.bitmap)
                 .saturating_add(sector.saturating_mul(SECTOR));
-            self.host.zero_at(data, SECTOR)?;
+            match &self.below {
+                None => self.host.zero_at(data, SECTOR)?,
+                Some(below) => {
+                    let disk = u64::from(number)
+                        .saturating_mul(self.block)
+                        .saturating_add(sector.saturating_mul(SECTOR));
+                    let there = below.len().saturating_sub(disk).min(SECTOR);
+                    let mut bytes = vec![0; usize::try_from(SECTOR).unwrap_or(0)];
+                    if let Some(shown) = bytes.get_mut(..usize::try_from(there).unwrap_or(0))
+                        && !shown.is_empty()
+                    {
+                        below.read_at(disk, shown)?;
+                    }
+                    self.host.write_at(data, &bytes)?;
+                }
+            }
             self.host.write_at(byte_at, &[old | mask(sector)])?;
         }
         Ok(())
@@ -713,12 +848,29 @@ impl Layout for Dynamic {
         out
     }
 
+    fn below(&self) -> Option<&Device> {
+        self.below.as_ref()
+    }
+
     fn loose(&self, file: &Range<u64>) -> Vec<Range<u64>> {
         let blocks = self
             .order
             .iter()
             .map(|(sector, number)| self.block_place(*number, *sector));
-        without(file, self.own.iter().cloned().chain(blocks))
+        let mut loose = without(file, self.own.iter().cloned().chain(blocks));
+        // Sectors of a block that are not shown: the specification gives their bytes no meaning.
+        for disk in self.disk_ranges(file) {
+            let mut at = disk.start;
+            while at < disk.end {
+                let Ok(extent) = self.extent(at) else { break };
+                let len = extent.len.min(disk.end.saturating_sub(at)).max(1);
+                if let Place::Hidden(from) = extent.place {
+                    loose.push(from..from.saturating_add(len));
+                }
+                at = at.saturating_add(len);
+            }
+        }
+        loose
     }
 
     fn seams(&self) -> Vec<u64> {

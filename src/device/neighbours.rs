@@ -83,6 +83,11 @@ impl Neighbours {
         Ok(names)
     }
 
+    /// Opens a file beside the image for a look that nothing depends on: it is not remembered.
+    pub fn look(&self, name: &str) -> Result<HostFile> {
+        HostFile::open_unlinked(&self.path_of(name)?)
+    }
+
     /// As [`HostFile::check_reads`], for every file that was opened here.
     pub fn check_reads(&self) -> Result<()> {
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);

@@ -118,6 +118,20 @@ impl Volume {
         self.places.file_offset(disk.get()).map(ImageOffset)
     }
 
+    /// Where a search finds a byte of the volume; beyond every file if a parent's disk shows it
+    /// ([`Self::is_below`]).
+    #[must_use]
+    pub fn hit_offset(&self, at: VolumeOffset) -> Option<ImageOffset> {
+        let disk = self.disk_offset(at)?;
+        self.places.hit_offset(disk.get()).map(ImageOffset)
+    }
+
+    /// Whether what a search found lies in another file, below this one.
+    #[must_use]
+    pub fn is_below(at: ImageOffset) -> bool {
+        at.get() >= container::BELOW
+    }
+
     /// Up the ladder: image file to volume, if the disk shows the byte and it lies in this volume.
     #[must_use]
     pub fn volume_offset(&self, at: ImageOffset) -> Option<VolumeOffset> {
@@ -219,6 +233,13 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         opaque: opened.opaque,
         facts: opened.facts,
     })
+}
+
+impl Image {
+    /// The names of files beside the image that are the changes to it: writing to it breaks them.
+    pub fn children(&self, near: &Neighbours) -> Result<Vec<String>> {
+        container::children(&self.facts, near)
+    }
 }
 
 fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Result<Volume> {

@@ -353,8 +353,14 @@ fn write_search(out: &mut String, report: &ImageReport) -> fmt::Result {
     for residue in left.iter().take(MAX_LINES) {
         writeln!(
             out,
-            "  left: {} in {} (image offset {:#x})",
-            residue.token, residue.owner, residue.image_offset
+            "  left: {} in {} ({})",
+            residue.token,
+            residue.owner,
+            match (residue.image_offset, residue.volume_offset) {
+                (Some(at), _) => format!("image offset {at:#x}"),
+                (None, Some(at)) => format!("volume offset {at:#x}"),
+                (None, None) => "not a byte of this file".to_owned(),
+            }
         )?;
     }
     if left.len() > MAX_LINES {

@@ -363,7 +363,7 @@ fn verify_hives(image: &Image, expected: &[Expected], searcher: &Searcher) -> Re
                 let Some(at) = crate::image::place_in(&extents, inside) else {
                     continue;
                 };
-                let Some(image_offset) = volume.image_offset(at) else {
+                let Some(image_offset) = volume.hit_offset(at) else {
                     continue;
                 };
                 let token = &searcher.tokens()[hit.token];
@@ -378,7 +378,7 @@ fn verify_hives(image: &Image, expected: &[Expected], searcher: &Searcher) -> Re
                     owner: format!("{path} $DATA, file offset {inside}"),
                     partition: Some(volume.partition),
                     volume_offset: Some(at.get()),
-                    image_offset: image_offset.get(),
+                    image_offset: residue::offset_in_file(image, image_offset.get()),
                     len: hit.len,
                     generic: false,
                 });
@@ -492,7 +492,7 @@ fn inside_volume(volume: &Volume, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 /// A hit in a volume as a hit in the image file.
 fn hit_in_image(volume: &Volume, hit: &Hit) -> Result<Hit> {
     let offset = volume
-        .image_offset(VolumeOffset(hit.offset))
+        .hit_offset(VolumeOffset(hit.offset))
         .ok_or_else(|| {
             Error::internal(format!(
                 "verify: a place in the image for volume offset {:#x}",

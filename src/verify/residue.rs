@@ -27,8 +27,8 @@ pub struct Residue {
     pub partition: Option<u32>,
     /// Volume offset, if it lies in a volume.
     pub volume_offset: Option<u64>,
-    /// Image offset.
-    pub image_offset: u64,
+    /// Image offset; none if the image file holds it in another form, or a file below it does.
+    pub image_offset: Option<u64>,
     /// Length in bytes.
     pub len: u64,
     /// Found by shape (`GUID:` and any GUID), not by a known identifier.
@@ -114,7 +114,18 @@ pub fn raw(
     let ranges = data_ranges(device, 0..device.len())?;
     let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let (mut hits, _) = searcher.find_all(device, map, &ranges, &|done| tick(done, total))?;
-    let across = across_seams(image, &searcher)?;
+    let mut across = across_seams(image, &searcher)?;
+    let mut total = total;
+    if !image.facts.chain.is_empty() {
+        // What the disk shows of the files below, and what begins here and ends there.
+        let ranges = data_ranges(image.disk.as_ref(), 0..image.disk.len())?;
+        let (shown, searched) = searcher.find_all(image.disk.as_ref(), None, &ranges, &|_| {})?;
+        across.extend(shown.into_iter().filter_map(|hit| {
+            let offset = image.places.hit_offset(hit.offset)?;
+            Some(Hit { offset, ..hit })
+        }));
+        total = total.saturating_add(searched);
+    }
     if !across.is_empty() {
         hits.extend(across);
         hits.sort_unstable();
@@ -123,7 +134,7 @@ pub fn raw(
     let mut out = Raw {
         hit_count: hits.len() as u64,
         searched: total,
-        holes: device.len() - total,
+        holes: device.len().saturating_sub(total),
         ..Raw::default()
     };
     out.hits = hits[..hits.len().min(limit)].to_vec();
@@ -157,6 +168,11 @@ fn across_seams(image: &Image, searcher: &Searcher) -> Result<Vec<Hit>> {
     Ok(out)
 }
 
+/// Where in the file a hit is, if the file holds those bytes.
+pub(super) fn offset_in_file(image: &Image, hit: u64) -> Option<u64> {
+    (!image.opaque && !Volume::is_below(ImageOffset(hit))).then_some(hit)
+}
+
 /// Finds the owner of every hit (image offsets).
 ///
 /// Tokens from index `known` on were found by shape only; `likely` owners (by volume) are asked
@@ -188,7 +204,7 @@ pub fn place_hits(
                 owner: owner.to_owned(),
                 partition: None,
                 volume_offset: None,
-                image_offset: hit.offset,
+                image_offset: offset_in_file(image, hit.offset),
                 len: hit.len,
                 generic: hit.token >= known,
             }

@@ -107,6 +107,7 @@ pub struct HiveBuilder {
     residue: Vec<Residue>,
     sequence: (u32, u32),
     spare_bins: usize,
+    before_root: Vec<u8>,
     file_name: String,
 }
 
@@ -147,6 +148,7 @@ impl HiveBuilder {
             residue: Vec::new(),
             sequence: (1, 1),
             spare_bins: 0,
+            before_root: Vec::new(),
             file_name: r"emRoot\System32\Config\SOFTWARE".into(),
         }
     }
@@ -208,6 +210,12 @@ impl HiveBuilder {
     /// Adds wholly free bins at the end, as Windows leaves them.
     pub fn spare_bins(&mut self, count: usize) -> &mut Self {
         self.spare_bins = count;
+        self
+    }
+
+    /// Puts a free cell with these bytes in front of the root key, which then does not begin at 0x20.
+    pub fn before_root(&mut self, bytes: &[u8]) -> &mut Self {
+        self.before_root = bytes.into();
         self
     }
 
@@ -452,6 +460,9 @@ impl<'a> Writer<'a> {
         while let Some(at) = stack.pop() {
             order.push(at);
             stack.extend(sorted[at].iter().rev());
+        }
+        if !hive.before_root.is_empty() {
+            self.plant(Some(&Residue::FreeCell(hive.before_root.clone())));
         }
         let mut security = Vec::new();
         let plant_every = count / (hive.residue.len() + 1) + 1;

@@ -3,6 +3,8 @@
 //!
 //! - [`hive_builder`]: registry hives, 1.3 to 1.6, with planted residue.
 //! - [`hive_log_builder`]: transaction logs of both formats.
+//! - [`hive_gen`]: hives and logs of every kind, decided by a seed.
+//! - [`random`]: numbers that a seed decides.
 //! - [`ntfs_builder`]: NTFS volumes of every geometry, sparse and fast.
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
@@ -17,11 +19,13 @@
 pub mod disk_builder;
 pub mod fixtures;
 pub mod hive_builder;
+pub mod hive_gen;
 pub mod hive_log_builder;
 pub mod ntfs_builder;
 pub mod pack;
 pub mod put;
 pub mod qcow2_builder;
+pub mod random;
 pub mod sd;
 pub mod sms;
 pub mod tables;

@@ -136,8 +136,69 @@ pub fn dynamic(raw: &[u8], shape: Shape) -> Vec<u8> {
     out
 }
 
+/// A differencing disk: every block that differs from the parent is there, and every one that is
+/// not zero; sectors that the parent shows alike have a clear bit over `under`.
+pub fn differencing(raw: &[u8], parent: &[u8], name: &str, shape: Shape) -> Vec<u8> {
+    let mut out = dynamic(
+        raw,
+        Shape {
+            clear: false,
+            ..shape
+        },
+    );
+    let end = out.len() - 512;
+    for at in [0, end] {
+        put(&mut out, at + 60, &4_u32.to_be_bytes());
+        put(&mut out, at + 68, &[0x5A; 16]);
+        seal(&mut out[at..at + 512], 64);
+    }
+    put(&mut out, HEADER + 40, &[0xA5; 16]);
+    // The name of another machine's file: only the locator counts.
+    for (i, unit) in "gone.vhd".encode_utf16().enumerate() {
+        put(&mut out, HEADER + 64 + 2 * i, &unit.to_be_bytes());
+    }
+    let path: Vec<u8> = format!(".\\{name}")
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    put(&mut out, HEADER + 576, b"W2ru");
+    put(&mut out, HEADER + 580, &512_u32.to_be_bytes());
+    put(&mut out, HEADER + 584, &(path.len() as u32).to_be_bytes());
+    // The locator's text lies behind the last block.
+    put(&mut out, HEADER + 592, &(end as u64).to_be_bytes());
+    seal(&mut out[HEADER..HEADER + 1024], 36);
+    let foot = out.split_off(end);
+    out.extend(path);
+    out.resize(end + 512, 0);
+    out.extend(foot);
+    let bitmap_len = (shape.block / 4096).next_multiple_of(512);
+    for number in 0..raw.len().div_ceil(shape.block) {
+        let sector = get32(&out, TABLE + number * 4);
+        let start = number * shape.block;
+        if sector == 0xFFFF_FFFF {
+            let all = start..(start + shape.block).min(raw.len());
+            assert!(parent[all].iter().all(|b| *b == 0), "not the builder's");
+            continue;
+        }
+        for i in 0..(raw.len() - start).min(shape.block) / 512 {
+            let at = start + i * 512;
+            if raw[at..at + 512] == parent[at..at + 512] {
+                out[sector * 512 + i / 8] &= !(0x80 >> (i % 8));
+                let data = sector * 512 + bitmap_len + i * 512;
+                out[data..data + 512].fill(shape.under);
+            }
+        }
+    }
+    out
+}
+
 /// The disk in a VHD, read strictly by the specification.
 pub fn guest(file: &[u8]) -> Vec<u8> {
+    guest_over(file, &[])
+}
+
+/// As [`guest`], on top of a parent's disk.
+pub fn guest_over(file: &[u8], parent: &[u8]) -> Vec<u8> {
     let foot = &file[file.len() - 512..];
     assert_eq!(&foot[..8], b"conectix");
     let size = get64(foot, 48) as usize;
@@ -147,7 +208,8 @@ pub fn guest(file: &[u8]) -> Vec<u8> {
     let head = get64(foot, 16) as usize;
     let (table, block) = (get64(file, head + 16) as usize, get32(file, head + 32));
     let bitmap_len = (block / 4096).next_multiple_of(512);
-    let mut out = vec![0; size];
+    let mut out = parent.to_vec();
+    out.resize(size, 0);
     for (number, piece) in out.chunks_mut(block).enumerate() {
         let sector = get32(file, table + number * 4);
         if sector == 0xFFFF_FFFF {
