@@ -762,5 +762,8 @@ fn compressed_backed_and_snapshotted_qcow2_by_qemu_are_read_only() {
             .exits(1)
             .json();
         assert_eq!(ran["images"][0]["image"]["container"]["chain"][0], below);
+        // And the one below is not written under it.
+        let ran = declone(&["clean", arg(&path(below)), "--in-place"]).exits(3);
+        assert!(ran.out.contains("its child child.qcow2"), "{}", ran.out);
     }
 }

@@ -114,6 +114,28 @@ fn a_cleaned_vmdk_has_another_content_id_of_as_many_digits() {
     }
 }
 
+/// A differencing image names the UUID of the one it stands on.
+#[test]
+fn a_vdi_under_a_differencing_one_is_not_written_in_place() {
+    let raw = machine_disk();
+    let file = vdi::image(&raw, 1 << 20, false, false, false);
+    let mut child = vdi::image(&vec![0; raw.len()], 1 << 20, false, false, false);
+    put(&mut child, 0x4C, &4_u32.to_le_bytes());
+    put(&mut child, 0x188, &[7; 16]);
+    put(&mut child, 0x1A8, &[0xA5; 16]);
+    let dir = scratch();
+    let (image, over) = (dir.path().join("a.vdi"), dir.path().join("b.vdi"));
+    fs::write(&image, &file).unwrap();
+    fs::write(&over, &child).unwrap();
+    let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
+    assert!(ran.out.contains("its child b.vdi"), "{}", ran.out);
+    assert!(fs::read(&image).unwrap() == file);
+    // It stands on another one.
+    put(&mut child, 0x1A8, &[0xA6; 16]);
+    fs::write(&over, &child).unwrap();
+    declone(&["clean", arg(&image), "--in-place"]).exits(0);
+}
+
 /// What no table names is searched and zeroed.
 #[test]
 fn an_identity_in_a_grain_or_block_that_nothing_references_is_zeroed() {
@@ -570,7 +592,11 @@ fn sets_streams_and_deltas_of_vmdk_are_read_only() {
         ],
     );
     look(&child, "delta");
-    declone(&["clean", arg(&parent), "--in-place"]).exits(0);
+    let ran = declone(&["clean", arg(&parent), "--in-place"]).exits(3);
+    assert!(ran.out.contains("its child c.vmdk"), "{}", ran.out);
+    let copy = path("copy.vmdk");
+    declone(&["clean", arg(&parent), "-o", arg(&copy)]).exits(0);
+    fs::rename(&copy, &parent).unwrap();
     let ran = declone(&["scan", arg(&child)]).exits(3);
     assert!(ran.out.contains("content ID"), "{}", ran.out);
 }

@@ -6,6 +6,8 @@
 //!   and say so; one that does not makes the whole disk one to look at.
 //! - **Clusters that nothing references are loose** only while nothing unknown can reference them:
 //!   with snapshots, bitmaps or unknown extensions, what has a refcount stays.
+//! - **The format keeps no identity of a parent**, only its file's name: a disk that some file beside
+//!   it names is not written in place.
 //! - **No table is touched.** A clean writes the disk's bytes; and the autoclear bits, as the
 //!   specification demands of programs that do not know them, so that qemu does not believe its
 //!   bitmaps any more.
@@ -13,7 +15,8 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    Disk, Edges, Facts, Format, Named, Open, Places, RAW, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Open, Places, RAW, ScanOnly, Source,
+    children::Wanted,
     format::{self, SECTOR, qcow2 as facts},
     mapped::Mapped,
     packed::{Piece, Pieces, Wrap},
@@ -678,9 +681,9 @@ fn backing(source: &Source<'_>, header: &Header) -> Result<Option<(Device, Vec<S
                     .advise(CONVERT));
                 }
             };
-            let Named { disk, .. } = source.open_named(name, wanted)?;
-            chain.extend(disk.facts.chain);
-            disk.device
+            let named = source.open_named(name, wanted)?;
+            chain = named.chain();
+            named.disk.device
         }
         None => {
             return Err(Error::refused(format!(
@@ -694,6 +697,12 @@ fn backing(source: &Source<'_>, header: &Header) -> Result<Option<(Device, Vec<S
         }
     };
     Ok(Some((device, chain)))
+}
+
+/// The backing file that a file names, if it does.
+pub(super) fn wanted_parent(host: &Device) -> Result<Option<Wanted>> {
+    let header = Header::read(host)?;
+    Ok(header.backing.map(|backing| Wanted::Name(backing.name)))
 }
 
 /// Why the header forbids a write.
@@ -794,8 +803,6 @@ fn open(source: &Source<'_>) -> Result<Disk> {
         0 => Vec::new(),
         _ => vec![(facts::AUTOCLEAR_AT, 0_u64.to_be_bytes().to_vec())],
     };
-    // Below a disk or under compression lie bytes that a search of this file does not see.
-    let opaque = below.is_some() || pieces.count() > 0;
     let layout = Laid {
         host: Arc::clone(host),
         runs,
@@ -804,11 +811,9 @@ fn open(source: &Source<'_>) -> Result<Disk> {
     }
     .shared();
     let mut disk = Disk::mapped(host, Arc::clone(&layout), facts);
-    if opaque {
+    if pieces.count() > 0 {
         disk.opaque = true;
         disk.places = Places::none();
-    }
-    if pieces.count() > 0 {
         let plain = Arc::new(Mapped::new(Arc::clone(host), layout));
         disk.device = pieces.over(Arc::clone(host), plain);
     }

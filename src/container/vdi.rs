@@ -12,11 +12,13 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Disk, Edges, Facts, Format, Open, ScanOnly, Source,
+    children::Wanted,
     format::{self, SECTOR, vdi as facts},
     runs::{Laid, Runs},
 };
 use crate::{
     bytes::View,
+    device::Device,
     error::{At, Error, Result},
 };
 
@@ -90,6 +92,14 @@ fn check_kind(kind: u32) -> Result<&'static str> {
             "VDI header: type 1 to 4 expected, found {other}"
         ))),
     }
+}
+
+/// The UUID of the image on which a file stands, if it does.
+pub(super) fn wanted_parent(host: &Device) -> Result<Option<Wanted>> {
+    let mut bytes = vec![0; facts::HEADER_BYTES];
+    host.read_at(0, &mut bytes)?;
+    let parent = View::new(&bytes, "VDI header").array::<16>(facts::PARENT)?;
+    Ok((parent != [0; 16]).then(|| Wanted::Id(uuid(parent))))
 }
 
 fn open(source: &Source<'_>) -> Result<Disk> {

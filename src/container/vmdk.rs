@@ -14,7 +14,8 @@ use std::{ops::Range, sync::Arc};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Disk, Edges, Facts, Format, Named, Open, Places, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Open, Places, ScanOnly, Source,
+    children::Wanted,
     format::{self, SECTOR, vmdk as facts},
     mapped::{Mapped, wide},
     packed::{Piece, Pieces, Wrap},
@@ -178,7 +179,7 @@ impl Descriptor {
     fn facts(&self) -> Facts {
         Facts {
             kind: self.kind.clone(),
-            id: self.cid.as_ref().map(|(digits, _)| digits.clone()),
+            id: self.cid.as_ref().map(|(digits, _)| same_cid(digits)),
             ..Facts::default()
         }
     }
@@ -210,10 +211,9 @@ impl Descriptor {
         let name = self.parent_name.as_deref().ok_or_else(|| {
             Error::malformed("VMDK descriptor: parentFileNameHint expected in a delta, not found")
         })?;
-        let Named { disk, .. } = source.open_named(name, |format| format.name == "vmdk")?;
-        let is = disk.facts.id.as_deref().unwrap_or_default();
-        let number = |digits: &str| u32::from_str_radix(digits, 16).ok();
-        if number(is) != number(want) {
+        let named = source.open_named(name, |format| format.name == "vmdk")?;
+        let is = named.disk.facts.id.as_deref().unwrap_or_default();
+        if is != same_cid(want) {
             return Err(Error::refused(format!(
                 "VMDK: a parent with content ID {} expected, found {}",
                 escape(want),
@@ -222,9 +222,8 @@ impl Descriptor {
             .at("file", escape(name))
             .advise("the parent was changed after the delta was made: restore it from a backup"));
         }
-        let mut chain = vec![name.to_owned()];
-        chain.extend(disk.facts.chain);
-        Ok(Some((disk.device, chain)))
+        let chain = named.chain();
+        Ok(Some((named.disk.device, chain)))
     }
 }
 
@@ -260,6 +259,29 @@ impl Line {
             from,
         })
     }
+}
+
+/// A content ID as it is compared: programs write it with and without leading zeros.
+fn same_cid(digits: &str) -> String {
+    format!("{:0>8}", digits.to_ascii_lowercase())
+}
+
+/// The content ID of the disk on which a file stands, if it does.
+pub(super) fn wanted_parent(host: &Device) -> Result<Option<Wanted>> {
+    let mut magic = [0; 4];
+    host.read_at(0, &mut magic)?;
+    let text = match magic == format::VMDK_SPARSE {
+        true => Sparse::read(host)?.text(host)?,
+        false if host.len() <= DESCRIPTOR_LIMIT => {
+            let mut text = buffer(host.len())?;
+            host.read_at(0, &mut text)?;
+            Some(text)
+        }
+        false => None,
+    };
+    let descriptor = text.map(|text| Descriptor::parse(&text)).transpose()?;
+    let parent = descriptor.and_then(|text| text.parent().map(same_cid));
+    Ok(parent.map(Wanted::Id))
 }
 
 /// The content ID behind this one, of as many digits.
@@ -718,7 +740,6 @@ fn open_sparse(source: &Source<'_>) -> Result<Disk> {
         ..descriptor.facts()
     };
     let scan_only = scan_only.or(extent.scan_only);
-    let opaque = below.is_some() || extent.pieces.count() > 0;
     let layout = Laid {
         host: Arc::clone(host),
         runs: extent.runs,
@@ -727,11 +748,9 @@ fn open_sparse(source: &Source<'_>) -> Result<Disk> {
     }
     .shared();
     let mut disk = Disk::mapped(host, Arc::clone(&layout), facts);
-    if opaque {
+    if extent.pieces.count() > 0 {
         disk.opaque = true;
         disk.places = Places::none();
-    }
-    if extent.pieces.count() > 0 {
         let plain = Arc::new(Mapped::new(Arc::clone(host), layout));
         disk.device = extent.pieces.over(Arc::clone(host), plain);
     }
