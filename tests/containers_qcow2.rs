@@ -241,6 +241,21 @@ fn an_identity_in_a_cluster_that_nothing_references_is_zeroed() {
         now[spare..spare + 36].iter().all(|byte| *byte == 0),
         "{said}"
     );
+    // So is what lies under a cluster that reads as zeros and keeps its place.
+    let mut under = leaked.clone();
+    let absent = (0..raw.len() >> 16)
+        .map(|number| qcow2::entry_at(&under, number))
+        .find(|at| be64(&under, *at) == 0)
+        .unwrap();
+    let entry = (spare as u64 & !0xFFFF) | 1 << 63 | 1;
+    put(&mut under, absent, &entry.to_be_bytes());
+    assert!(QCOW2.guest(&under) == raw);
+    let (now, said) = cleaned(&under, 0);
+    assert!(
+        now[spare..spare + 36].iter().all(|byte| *byte == 0),
+        "{said}"
+    );
+    assert_eq!(be64(&now, absent), entry);
     // With an extension that declone does not know it may be that one's.
     put(&mut leaked, 104, &[0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0]);
     let (now, said) = cleaned(&leaked, 0);
