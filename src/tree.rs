@@ -281,6 +281,9 @@ pub trait FileTree: fmt::Debug + Send + Sync {
     /// One file by its path from the root, folded; through the directories' indexes.
     fn lookup(&self, path: &[&str]) -> Result<Option<FileEntry>>;
 
+    /// The files and directories of a directory, in no particular order, each once.
+    fn list(&self, directory: FileId) -> Result<Vec<FileEntry>>;
+
     /// Reads from the main data stream; decompresses. Bytes past the initialised size are zeros.
     fn read_at(&self, id: FileId, offset: FileOffset, buf: &mut [u8]) -> Result<()>;
 

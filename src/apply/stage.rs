@@ -99,7 +99,7 @@ fn stage_volume(volume: &Volume, part: &VolumePlan, tokens: &[Vec<u8>]) -> Resul
     // time; there are two cores.
     let (hives, removal) = std::thread::scope(|scope| {
         let removal = scope.spawn(|| tree.remove(&ids));
-        let edited = part.hives.iter().filter(|hive| !hive.edits.is_empty());
+        let edited = part.hives.iter().filter(|hive| hive.is_written());
         let hives: Result<Vec<StagedHive>> =
             edited.map(|hive| stage_hive(tree, hive, tokens)).collect();
         (hives, removal.join())
@@ -129,7 +129,11 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
         HiveBytes::Clean(mut bytes) => {
             let checked = hive::check(&bytes).map_err(climb)?;
             let before = checked.summary().digest;
-            let outcome = hive::edit(&mut bytes, &checked, edits, tokens).map_err(climb)?;
+            let run = match hive.wipe {
+                true => hive::edit_and_wipe,
+                false => hive::edit,
+            };
+            let outcome = run(&mut bytes, &checked, edits, tokens).map_err(climb)?;
             let changed = outcome.changed.clone();
             (bytes, before, outcome, changed, None)
         }

@@ -189,6 +189,18 @@ fn behind(bytes: &[u8], (cell, used): (u32, u32)) -> Option<Range<usize>> {
     bytes.get(range.clone()).map(|_| range)
 }
 
+/// Everything in the file that [`edit_and_wipe`] may erase: content of free cells, what stands behind
+/// the content of cells in use and behind the last bin, and cells that nothing refers to.
+pub fn stale_pieces<'a>(bytes: &'a [u8], checked: &'a Checked) -> impl Iterator<Item = &'a [u8]> {
+    let leaked = checked.leaked.iter().map(|cell| (*cell, 0));
+    let tail = BASE_LEN.saturating_add(index(checked.header.bins_len));
+    stale(checked)
+        .chain(leaked)
+        .filter_map(|place| behind(bytes, place))
+        .chain(std::iter::once(tail..bytes.len()))
+        .filter_map(|range| bytes.get(range))
+}
+
 /// Checks all writes, then wipes, then does them in order, and says where bytes changed.
 fn apply(bytes: &mut [u8], checked: &Checked, writes: &[Write]) -> Result<Vec<Range<u64>>> {
     for write in writes {

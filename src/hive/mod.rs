@@ -35,7 +35,7 @@ mod tests_edit;
 mod walk;
 
 pub use check::{Checked, Problem, Summary, check};
-pub use edit::{EditOutcome, HiveEdit, KeyPath, Wiped, edit, edit_and_wipe};
+pub use edit::{EditOutcome, HiveEdit, KeyPath, Wiped, edit, edit_and_wipe, stale_pieces};
 pub use log::{
     AppliedEntry, Fate, LogFormat, LogReport, Opened, Replay, differences, open, seal, settle,
 };

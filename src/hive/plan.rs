@@ -3,7 +3,7 @@
 //! As Windows deletes (ReactOS cmlib: cmkeydel, cmindex, cmvalue, cmse, hivecell), but with every
 //! byte that loses its owner zeroed: see `facts/hive.md` section 2 for the proof on real hives.
 
-use memchr::memmem;
+use aho_corasick::AhoCorasick;
 
 use super::{
     HiveEdit,
@@ -570,15 +570,19 @@ impl<'a> Maker<'a> {
     /// Cells without owner: those with a token go, the others are told.
     fn leaked(&mut self, tokens: &[Vec<u8>]) -> Result<()> {
         let checked = self.checked;
-        let finders: Vec<_> = tokens
-            .iter()
-            .filter(|token| !token.is_empty())
-            .map(|token| memmem::Finder::new(token.as_slice()))
-            .collect();
+        if checked.leaked.is_empty() {
+            return Ok(());
+        }
+        let wanted = tokens.iter().filter(|token| !token.is_empty());
+        // A token is written as its searcher wants it; in a hive it stands in either case.
+        let finder = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .build(wanted)
+            .map_err(|error| Error::limit(format!("hive edit: tokens: {error}")))?;
         let mut left = 0u64;
         for cell in &checked.leaked {
             let view = self.image.cell(*cell, "leaked cell")?;
-            if finders.iter().any(|f| f.find(view.bytes()).is_some()) {
+            if finder.is_match(view.bytes()) {
                 let stale = nonzero(view.bytes());
                 self.plan.leaked_bytes = self.plan.leaked_bytes.saturating_add(stale);
                 self.free(*cell)?;

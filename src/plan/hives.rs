@@ -1,5 +1,7 @@
 //! The hive half of planning: what the rules find in one hive file.
 
+mod packed_copies;
+
 use std::sync::Mutex;
 
 use super::{
@@ -43,6 +45,24 @@ pub(super) fn plan_hive(
     let live = matches!(file.role, Role::Live(_));
     match &file.shape {
         Shape::Hive => {}
+        Shape::Packed(packing) => {
+            let reason = format!("it is compressed ({})", packing.name());
+            if live {
+                part.blockers.push(not_plain(&reason).at("file", &path));
+                part.skip(path, reason);
+                return Ok(());
+            }
+            return match packed_copies::plan(
+                volume, tree, file, *packing, &role, rules, tokens, part,
+            ) {
+                Err(error) if error.kind() == Kind::Io => Err(error),
+                Err(error) => {
+                    part.skip(path, format!("{reason}: {error}"));
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            };
+        }
         Shape::Empty if !live => return Ok(()),
         Shape::Empty => {
             part.blockers.push(
@@ -54,20 +74,14 @@ pub(super) fn plan_hive(
         Shape::Other(reason) => {
             part.skip(path.clone(), reason.clone());
             if live {
-                part.blockers.push(
-                    Error::refused(format!(
-                        "SOFTWARE hive: a plain regf file expected, {reason}"
-                    ))
-                    .at("file", path)
-                    .advise("decrypt or decompress it in Windows (compact /u, cipher /d)"),
-                );
+                part.blockers.push(not_plain(reason).at("file", path));
             }
             return Ok(());
         }
     }
     match read_hive(volume, tree, file, &role, rules, tokens, part) {
         Ok(hive) => {
-            part.hives.push(hive);
+            part.hives.extend(hive);
             Ok(())
         }
         Err(error) if error.kind() == Kind::Io => Err(error),
@@ -81,6 +95,13 @@ pub(super) fn plan_hive(
     }
 }
 
+fn not_plain(reason: &str) -> Error {
+    Error::refused(format!(
+        "SOFTWARE hive: a plain regf file expected, {reason}"
+    ))
+    .advise("decrypt or decompress it in Windows (compact /u, cipher /d, expand)")
+}
+
 fn read_hive(
     volume: &Volume,
     tree: &dyn FileTree,
@@ -89,7 +110,7 @@ fn read_hive(
     rules: &[Rule],
     tokens: &mut Vec<Token>,
     part: &mut VolumePlan,
-) -> Result<HivePlan> {
+) -> Result<Option<HivePlan>> {
     let path = file.entry.path();
     let extents = tree.extents(file.entry.id)?;
     let at_file = |error: Error| climb_hive(error, &path, &extents);
@@ -110,6 +131,10 @@ fn read_hive(
             both_views(on_disk, after)
         }
     };
+    // Beside a SOFTWARE hive lie others; what is none is nobody's business.
+    if file.is_sibling() && seen.findings.is_empty() && !seen.is_software {
+        return Ok(None);
+    }
     if seen.skipped > 0 {
         part.skip(
             path.clone(),
@@ -120,69 +145,92 @@ fn read_hive(
         findings, edits, ..
     } = seen;
     let state = state_of(&opened)?;
-    let refuse = |what: String| {
-        Error::refused(what)
-            .at("file", &path)
-            .at("partition", volume.partition)
-    };
-    match &opened {
-        HiveBytes::Clean(_) => {}
-        HiveBytes::Replayed { replay, .. }
-            if !edits.is_empty() && replay.len_after > file.entry.len =>
-        {
-            part.blockers.push(
-                refuse(format!(
-                    "{role}: a hive that fits into its file after the replay of its logs expected, \
-                     found {} bytes for a file of {}, and declone never allocates",
-                    replay.len_after, file.entry.len
-                ))
-                .advise("start and shut down Windows once on the master, then capture it again"),
-            );
-        }
-        HiveBytes::Replayed { .. } => {}
-        HiveBytes::Stuck { why, .. } => {
-            if matches!(file.role, Role::Live(_)) || !edits.is_empty() {
-                let what = why.what().trim_start_matches("hive: ");
-                let mut error = Error::refused(format!("{role}: {what}"));
-                for place in why.trail() {
-                    error = error.at(place.space, &place.value);
-                }
-                error = error.at("file", &path);
-                if let Some(at) = place_in_log(tree, &file.logs, why) {
-                    error = error.at("volume offset", at);
-                }
-                part.dirty.push(volume.climb(error).advise(
-                    "start and shut down Windows once on the master, then capture it again; or \
-                     clean it as it is on disk with --accept-dirty, which throws away what only \
-                     its logs hold",
-                ));
-            }
-            part.skip(
-                path.clone(),
-                format!("{state}; shown as it is on disk: {}", why.what()),
-            );
-        }
-    }
-    part.findings.extend(findings);
-    if !matches!(file.entry.storage, Storage::Plain | Storage::Resident) && !edits.is_empty() {
-        part.blockers.push(
-            Error::refused(format!(
-                "{role}: plain clusters expected, it is stored compressed or sparse"
-            ))
-            .at("file", &path)
-            .advise("uncompress it in Windows (compact /u) before the capture"),
+    if let HiveBytes::Stuck { why, .. } = &opened {
+        part.skip(
+            path.clone(),
+            format!("{state}; shown as it is on disk: {}", why.what()),
         );
     }
+    if !edits.is_empty() || matches!(file.role, Role::Live(_)) {
+        object_to_dirty(volume, tree, &file.entry, &file.logs, role, &opened, part);
+    }
+    if !edits.is_empty() {
+        object(volume, &file.entry, role, &opened, part);
+    }
+    part.findings.extend(findings);
     let first = !edits.is_empty() && part.hives.iter().all(|other| other.edits.is_empty());
-    Ok(HivePlan {
+    Ok(Some(HivePlan {
         entry: file.entry.clone(),
         role: role.to_owned(),
         state,
         replay: opened.log_facts(),
         logs: file.logs.clone(),
         edits,
+        wipe: false,
+        packed: None,
         bytes: Mutex::new(first.then_some(opened)),
-    })
+    }))
+}
+
+/// A dirty hive that no log finishes is written only if the user says so.
+pub(super) fn object_to_dirty(
+    volume: &Volume,
+    tree: &dyn FileTree,
+    entry: &FileEntry,
+    logs: &[FileEntry],
+    role: &str,
+    opened: &HiveBytes,
+    part: &mut VolumePlan,
+) {
+    let HiveBytes::Stuck { why, .. } = opened else {
+        return;
+    };
+    let what = why.what().trim_start_matches("hive: ");
+    let mut error = Error::refused(format!("{role}: {what}"));
+    for place in why.trail() {
+        error = error.at(place.space, &place.value);
+    }
+    error = error.at("file", entry.path());
+    if let Some(at) = place_in_log(tree, logs, why) {
+        error = error.at("volume offset", at);
+    }
+    part.dirty.push(volume.climb(error).advise(
+        "start and shut down Windows once on the master, then capture it again; or clean it as it is \
+         on disk with --accept-dirty, which throws away what only its logs hold",
+    ));
+}
+
+/// What forbids to write this hive at all.
+pub(super) fn object(
+    volume: &Volume,
+    entry: &FileEntry,
+    role: &str,
+    opened: &HiveBytes,
+    part: &mut VolumePlan,
+) {
+    if let HiveBytes::Replayed { replay, .. } = opened
+        && replay.len_after > entry.len
+    {
+        part.blockers.push(
+            Error::refused(format!(
+                "{role}: a hive that fits into its file after the replay of its logs expected, found \
+                 {} bytes for a file of {}, and declone never allocates",
+                replay.len_after, entry.len
+            ))
+            .at("file", entry.path())
+            .at("partition", volume.partition)
+            .advise("start and shut down Windows once on the master, then capture it again"),
+        );
+    }
+    if !matches!(entry.storage, Storage::Plain | Storage::Resident) {
+        part.blockers.push(
+            Error::refused(format!(
+                "{role}: plain clusters expected, it is stored compressed or sparse"
+            ))
+            .at("file", entry.path())
+            .advise("uncompress it in Windows (compact /u) before the capture"),
+        );
+    }
 }
 
 /// Where in the volume a fault in a log is.
@@ -230,6 +278,8 @@ struct Look {
     findings: Vec<Finding>,
     edits: Vec<HiveEdit>,
     skipped: u64,
+    /// Whether there is a key that every SOFTWARE hive has, and no other hive.
+    is_software: bool,
 }
 
 fn look_at(
@@ -264,6 +314,9 @@ fn look_at(
     Ok(Look {
         findings: look.findings,
         edits,
+        is_software: hive
+            .find_keys(&["Microsoft"])
+            .is_ok_and(|keys| !keys.is_empty()),
         skipped: hive.skipped(),
     })
 }
@@ -273,6 +326,7 @@ fn both_views(on_disk: Look, mut after: Look) -> Look {
     let mut out = Look {
         edits: on_disk.edits,
         skipped: on_disk.skipped.saturating_add(after.skipped),
+        is_software: on_disk.is_software || after.is_software,
         findings: Vec::new(),
     };
     for edit in after.edits {

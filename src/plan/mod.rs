@@ -15,11 +15,12 @@ use crate::{
     rules::{Action, Rule, Target},
     tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage},
     units::{FileOffset, VolumeOffset},
-    windows::{self, Store, StoreKind},
+    windows::{self, Store, StoreKind, packed::Packing},
 };
 
 mod hives;
 mod opening;
+mod stale;
 pub mod tokens;
 
 pub use hives::climb_hive;
@@ -87,9 +88,21 @@ pub struct HivePlan {
     pub logs: Vec<FileEntry>,
     /// What to take out; empty if nothing matched.
     pub edits: Vec<HiveEdit>,
+    /// Whether its stale bytes hold the identity, although no rule matches: they are zeroed.
+    pub wipe: bool,
+    /// How it is packed; such a copy is only read.
+    pub packed: Option<Packing>,
     /// The bytes as read, kept for the first hive that is to be edited, so that a large hive is not
     /// read twice; taken by the stage.
     pub bytes: Mutex<Option<HiveBytes>>,
+}
+
+impl HivePlan {
+    /// Whether it is to be written.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.wipe || !self.edits.is_empty()
+    }
 }
 
 /// A match of a rule.
@@ -125,6 +138,8 @@ pub enum View {
     AfterReplay,
     /// In both.
     Both,
+    /// In a packed copy of a hive; the places are those of the unpacked hive.
+    Packed,
 }
 
 /// What a finding is about.
@@ -175,7 +190,7 @@ impl VolumePlan {
     /// Whether anything is to be written to this volume.
     #[must_use]
     pub fn has_edits(&self) -> bool {
-        !self.removals.is_empty() || self.hives.iter().any(|hive| !hive.edits.is_empty())
+        !self.removals.is_empty() || self.hives.iter().any(HivePlan::is_written)
     }
 
     fn skip(&mut self, what: impl Into<String>, reason: impl Into<String>) {
@@ -231,10 +246,12 @@ pub fn make_with(
     search: Search<'_>,
 ) -> Result<Plan> {
     let mut plan = Plan::default();
+    let mut stores = Vec::new();
     for volume in &image.volumes {
-        let part = plan_volume(volume, rules, &mut plan.tokens, progress, search)
+        let (part, found) = plan_volume(volume, rules, &mut plan.tokens, progress, search)
             .map_err(|error| volume.climb(error))?;
         plan.volumes.push(part);
+        stores.push(found);
     }
     for rule in rules {
         if let Target::FileAnywhere { name } = &rule.target {
@@ -245,7 +262,28 @@ pub fn make_with(
     plan.tokens
         .retain(|t| t.class != Class::Name || t.label.ends_with("(UTF-16)"));
     tokens::tidy(&mut plan.tokens);
+    // What is stale is told by what was found on all volumes.
+    let finder = stale::Finder::new(&plan.tokens)?;
+    for ((volume, part), stores) in image.volumes.iter().zip(&mut plan.volumes).zip(stores) {
+        finish_volume(volume, &finder, stores, part).map_err(|error| volume.climb(error))?;
+    }
     Ok(plan)
+}
+
+fn finish_volume(
+    volume: &Volume,
+    finder: &stale::Finder,
+    stores: Vec<Store>,
+    part: &mut VolumePlan,
+) -> Result<()> {
+    if let Some(tree) = volume.tree() {
+        stale::find(volume, tree, finder, part)?;
+        sort_logs(tree, part)?;
+        stale::name_logs(volume, tree, finder, &stores, part)?;
+    }
+    name_stores(stores, part);
+    refuse_two_faces(part);
+    Ok(())
 }
 
 fn plan_volume(
@@ -254,7 +292,7 @@ fn plan_volume(
     tokens: &mut Vec<Token>,
     progress: Progress<'_>,
     search: Search<'_>,
-) -> Result<VolumePlan> {
+) -> Result<(VolumePlan, Vec<Store>)> {
     let mut part = VolumePlan {
         partition: volume.partition,
         ..VolumePlan::default()
@@ -264,15 +302,15 @@ fn plan_volume(
         Content::Files(tree) => tree.as_ref(),
         Content::Closed(reason) => {
             part.skip(what, reason.clone());
-            return Ok(part);
+            return Ok((part, Vec::new()));
         }
         Content::Broken(error) => {
             part.skip(what, error.to_string());
-            return Ok(part);
+            return Ok((part, Vec::new()));
         }
         Content::Skipped => {
             part.skip(what, "another partition was chosen");
-            return Ok(part);
+            return Ok((part, Vec::new()));
         }
     };
     let mut patterns = windows::patterns();
@@ -315,13 +353,16 @@ fn plan_volume(
             &mut part,
         )?;
     }
-    sort_logs(tree, &mut part)?;
-    name_stores(found.stores, &mut part);
+    for (directory, error) in &found.unlisted {
+        part.skip(
+            format!("other hives in {directory}"),
+            format!("the directory cannot be listed: {error}"),
+        );
+    }
     for entry in &census.found {
         plan_file(volume, tree, entry, rules, tokens, &mut part)?;
     }
-    refuse_two_faces(&mut part);
-    Ok(part)
+    Ok((part, found.stores))
 }
 
 /// A file that is a hive under one name and a target under another (a hard link) is neither edited
@@ -347,7 +388,7 @@ fn refuse_two_faces(part: &mut VolumePlan) {
 fn sort_logs(tree: &dyn FileTree, part: &mut VolumePlan) -> Result<()> {
     for log in std::mem::take(&mut part.logs) {
         let is_its = |other: &FileEntry| other.id == log.id;
-        let mut hives = part.hives.iter().filter(|hive| !hive.edits.is_empty());
+        let mut hives = part.hives.iter().filter(|hive| hive.is_written());
         let hive = hives.find(|hive| hive.logs.iter().any(is_its));
         let reason = match hive {
             None => Some("its hive is not edited".to_owned()),

@@ -4,11 +4,16 @@
 //! Knows: tree, hive (its probe), image. Facts from: `shared/facts/identity.md` 2.4, Q183253.
 //! Never: knows which keys matter; edits.
 
+pub mod packed;
+mod recycled;
+
+use packed::Packing;
+
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     hive::{self, Probe},
     text::{Name, WinPath},
-    tree::{Census, FileEntry, FileTree, NamePattern, Storage},
+    tree::{Census, FileEntry, FileId, FileTree, NamePattern, Storage},
     units::FileOffset,
 };
 
@@ -35,6 +40,8 @@ pub enum Role {
 pub enum Shape {
     /// A `regf` file in plain clusters (or resident, then it is no hive).
     Hive,
+    /// A packed file: what is in it shows only when it is unpacked.
+    Packed(Packing),
     /// Nothing in it.
     Empty,
     /// Something else; says what.
@@ -79,7 +86,7 @@ pub struct Store {
 }
 
 /// What of Windows is on a volume.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Found {
     /// Where Windows is.
     pub installations: Vec<Installation>,
@@ -87,6 +94,8 @@ pub struct Found {
     pub hives: Vec<HiveFile>,
     /// What is only searched or only named.
     pub stores: Vec<Store>,
+    /// Directories of hives that could not be listed, by path, and why.
+    pub unlisted: Vec<(String, Error)>,
 }
 
 const TRANSACTION_ENDINGS: [&str; 2] = [".regtrans-ms", ".blf"];
@@ -94,9 +103,7 @@ const IMAGE_ENDINGS: [&str; 3] = [".wim", ".esd", ".swm"];
 /// The provider's id that ends the name of every shadow copy.
 const SHADOW_ENDING: &str = "{3808876b-c176-4e48-b7ae-04046e6cc752}";
 /// How Windows names what is in the recycle bin: since Vista, before.
-const RECYCLED_NAMES: [&str; 2] = ["$R", "Dc"];
-/// The recycle bin: since Vista, before.
-const RECYCLE_BINS: [&str; 2] = ["$Recycle.Bin", "RECYCLER"];
+const RECYCLED_NAMES: [&str; 2] = [recycled::FILE, "Dc"];
 /// Hives that `reg save` and people call so.
 const HIVE_ENDING: &str = ".hiv";
 
@@ -104,10 +111,24 @@ const HIVE_ENDING: &str = ".hiv";
 #[must_use]
 pub fn patterns() -> Vec<NamePattern> {
     let mut patterns = hive_patterns();
+    patterns.extend(wide_patterns());
     let endings = TRANSACTION_ENDINGS.iter().chain(&IMAGE_ENDINGS);
     patterns.extend(endings.map(|ending| NamePattern::suffix(ending)));
     patterns.push(NamePattern::suffix(SHADOW_ENDING));
     patterns.extend(RECYCLED_NAMES.map(NamePattern::prefix));
+    patterns.push(NamePattern::prefix(recycled::NOTE));
+    patterns
+}
+
+/// Names that people give to copies of a hive: `software1`, `Copy of SOFTWARE`, `software - Copy`.
+/// Most files called so are something else.
+fn wide_patterns() -> Vec<NamePattern> {
+    let mut patterns = vec![
+        NamePattern::prefix("SOFTWARE"),
+        NamePattern::suffix("SOFTWARE"),
+    ];
+    let logs = LOG_ENDINGS.iter().map(|log| format!("SOFTWARE{log}"));
+    patterns.extend(logs.map(|log| NamePattern::suffix(&log)));
     patterns
 }
 
@@ -125,10 +146,47 @@ fn hive_patterns() -> Vec<NamePattern> {
     patterns
 }
 
+impl HiveFile {
+    /// Whether nothing but a name suggests that this is a hive.
+    #[must_use]
+    pub fn by_name_only(&self) -> bool {
+        matches!(self.role, Role::Copy(COPY | HIVE_FILE | RECYCLED | SIBLING))
+    }
+
+    /// Whether it lies beside hives and only its content says whether it is a SOFTWARE hive.
+    #[must_use]
+    pub fn is_sibling(&self) -> bool {
+        self.role == Role::Copy(SIBLING)
+    }
+}
+
+/// What else lies beside a SOFTWARE hive by right, and is no copy of it.
+const OTHER_HIVES: [&str; 17] = [
+    "SYSTEM",
+    "SYSTEM.ALT",
+    "SYSTEM.SAV",
+    "SAM",
+    "SECURITY",
+    "DEFAULT",
+    "DEFAULT.SAV",
+    "userdiff",
+    "COMPONENTS",
+    "DRIVERS",
+    "ELAM",
+    "BBI",
+    "BCD-Template",
+    "VSMIDK",
+    "_REGISTRY_MACHINE_SYSTEM",
+    "_REGISTRY_MACHINE_SAM",
+    "_REGISTRY_MACHINE_SECURITY",
+];
+
 /// Copies that only their name or their ending tells.
 const COPY: &str = "copy";
 const HIVE_FILE: &str = "hive file (*.hiv)";
 const RECYCLED: &str = "copy in the recycle bin";
+/// What lies beside hives; only its content says what it is.
+const SIBLING: &str = "hive of another name beside hives";
 
 fn ends_with(path: &[Name], tail: &[&str]) -> bool {
     path.len() >= tail.len()
@@ -138,24 +196,29 @@ fn ends_with(path: &[Name], tail: &[&str]) -> bool {
             .all(|(name, want)| name.eq_ascii(want))
 }
 
-fn is_named_like_a_hive(name: &Name) -> bool {
+fn matches_any(name: &Name, patterns: &[NamePattern]) -> bool {
     let folded: Vec<u16> = name
         .units()
         .iter()
         .map(|u| crate::text::ascii_upcase(*u))
         .collect();
-    hive_patterns()
-        .iter()
-        .any(|pattern| pattern.matches_folded(&folded))
+    let mut patterns = patterns.iter();
+    patterns.any(|pattern| pattern.matches_folded(&folded))
 }
 
 /// Sorts the census of one volume into installations and hive files.
 pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
     let mut installations = Vec::new();
-    let mut files = Vec::new();
+    let (mut files, mut maybe_logs) = (Vec::new(), Vec::new());
+    let (names, wide_names) = (hive_patterns(), wide_patterns());
     for entry in &census.found {
-        let is_named_so = entry.names.iter().any(is_named_like_a_hive);
-        if entry.is_directory || !(is_named_so || is_recycled(entry)) {
+        let named = |patterns: &[NamePattern]| {
+            let mut names = entry.names.iter();
+            names.any(|name| matches_any(name, patterns))
+        };
+        let is_named_so = named(&names);
+        let is_wide = !is_named_so && named(&wide_names);
+        if entry.is_directory || !(is_named_so || is_wide || recycled::is_recycled(entry)) {
             continue;
         }
         let live = entry.paths.iter().find(|path| {
@@ -168,19 +231,40 @@ pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
         } else {
             role_of_copy(entry)
         };
-        let shape = shape_of(tree, entry);
-        // A directory or program that happens to be called "Software.something" is nobody's hive.
-        let by_name_only = matches!(role, Role::Copy(COPY | HIVE_FILE | RECYCLED));
-        if by_name_only && !matches!(shape, Shape::Hive) {
+        if is_wide && role == Role::Log {
+            // Whose log it is, if anybody's, is known when all hives are.
+            maybe_logs.push(entry.clone());
             continue;
         }
-        files.push(HiveFile {
+        let shape = shape_of(tree, entry);
+        // A directory or program that happens to be called "Software.something" is nobody's hive.
+        let file = HiveFile {
             entry: entry.clone(),
             role,
             shape,
             logs: Vec::new(),
-        });
+        };
+        let may_be_one = match file.shape {
+            Shape::Hive => true,
+            Shape::Packed(_) => is_named_so,
+            _ => false,
+        };
+        if may_be_one || !file.by_name_only() {
+            files.push(file);
+        }
     }
+    let unlisted = siblings(tree, &mut files, &mut maybe_logs)?;
+    let is_hives = |log: &FileEntry| {
+        let mut hives = files.iter().filter(|file| file.role != Role::Log);
+        hives.any(|hive| is_log_of(log, &hive.entry))
+    };
+    maybe_logs.retain(is_hives);
+    files.extend(maybe_logs.into_iter().map(|entry| HiveFile {
+        shape: shape_of(tree, &entry),
+        entry,
+        role: Role::Log,
+        logs: Vec::new(),
+    }));
     let logs: Vec<FileEntry> = files
         .iter()
         .filter(|file| file.role == Role::Log)
@@ -190,12 +274,72 @@ pub fn recognise(tree: &dyn FileTree, census: &Census) -> Result<Found> {
         let own = |log: &&FileEntry| is_log_of(log, &file.entry);
         file.logs = logs.iter().filter(own).cloned().collect();
     }
+    recycled::match_logs(tree, census, &mut files)?;
     let stores = stores(tree, census, &files);
     Ok(Found {
         installations,
         hives: files,
         stores,
+        unlisted,
     })
+}
+
+/// Hives of other names in the directories of hives: a `backup1` in `config` is put back as easily as
+/// a `SOFTWARE.BAK`. Only these directories are listed; a hive of an unknown name in another place
+/// is not looked for, as that would mean a look into every file of the volume.
+fn siblings(
+    tree: &dyn FileTree,
+    files: &mut Vec<HiveFile>,
+    maybe_logs: &mut Vec<FileEntry>,
+) -> Result<Vec<(String, Error)>> {
+    let mut directories: Vec<(FileId, String)> = files
+        .iter()
+        .filter(|file| file.role != Role::Log && !file.by_name_only())
+        .flat_map(|file| {
+            let shown = file.entry.path();
+            let shown = shown
+                .rsplit_once('\\')
+                .map_or("", |(dir, _)| dir)
+                .to_owned();
+            let parents = file.entry.parents.iter();
+            parents.map(move |parent| (*parent, shown.clone()))
+        })
+        .collect();
+    directories.sort();
+    directories.dedup_by_key(|(directory, _)| *directory);
+    let mut unlisted = Vec::new();
+    for (directory, shown) in directories {
+        let entries = match tree.list(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == Kind::Io => return Err(error),
+            Err(error) => {
+                unlisted.push((shown, error));
+                continue;
+            }
+        };
+        for entry in entries {
+            let known = |other: &HiveFile| other.entry.id == entry.id;
+            let mut names = entry.paths.iter().filter_map(|path| path.0.last());
+            let others = |name: &Name| OTHER_HIVES.iter().any(|other| name.eq_ascii(other));
+            if entry.is_directory || files.iter().any(known) || names.clone().any(others) {
+                continue;
+            }
+            let shape = shape_of(tree, &entry);
+            if shape == Shape::Hive {
+                files.push(HiveFile {
+                    entry,
+                    role: Role::Copy(SIBLING),
+                    shape,
+                    logs: Vec::new(),
+                });
+            } else if names.any(|name| hive_name(name).is_some())
+                && maybe_logs.iter().all(|log| log.id != entry.id)
+            {
+                maybe_logs.push(entry);
+            }
+        }
+    }
+    Ok(unlisted)
 }
 
 fn stores(tree: &dyn FileTree, census: &Census, hives: &[HiveFile]) -> Vec<Store> {
@@ -272,19 +416,11 @@ fn is_log_of(log: &FileEntry, hive: &FileEntry) -> bool {
         .any(|log| hive.paths.iter().any(|hive| beside(log, hive)))
 }
 
-/// A file that lies in a user's recycle bin itself: it has lost its name.
-fn is_recycled(entry: &FileEntry) -> bool {
-    entry.paths.iter().any(|path| match path.0.as_slice() {
-        [bin, _, _] => RECYCLE_BINS.iter().any(|name| bin.eq_ascii(name)),
-        _ => false,
-    })
-}
-
 fn role_of_copy(entry: &FileEntry) -> Role {
     let any = |tail: &[&str]| entry.paths.iter().any(|path| ends_with(&path.0, tail));
     // Not by its DOS alias: that of "Software.logbook" ends like a log's name.
     let mut names = entry.paths.iter().filter_map(|path| path.0.last());
-    if is_recycled(entry) {
+    if recycled::is_recycled(entry) {
         Role::Copy(RECYCLED)
     } else if names.any(|name| hive_name(name).is_some()) {
         Role::Log
@@ -335,12 +471,9 @@ fn shape_of(tree: &dyn FileTree, entry: &FileEntry) -> Shape {
     match hive::probe(head) {
         Probe::Regf => Shape::Hive,
         Probe::Creg => Shape::Other("it is a Windows 9x registry file (CREG)".to_owned()),
-        Probe::NotAHive if head.starts_with(b"SZDD") || head.starts_with(b"KWAJ") => {
-            Shape::Other("it is compressed (SZDD)".to_owned())
-        }
-        Probe::NotAHive if head.starts_with(b"MSCF") => {
-            Shape::Other("it is compressed (cabinet)".to_owned())
-        }
-        Probe::NotAHive => Shape::Other("it has no hive header".to_owned()),
+        Probe::NotAHive => match Packing::probe(head) {
+            Some(packing) => Shape::Packed(packing),
+            None => Shape::Other("it has no hive header".to_owned()),
+        },
     }
 }

@@ -6,6 +6,7 @@
 //! - [`hive_gen`]: hives and logs of every kind, decided by a seed.
 //! - [`random`]: numbers that a seed decides.
 //! - [`ntfs_builder`]: NTFS volumes of every geometry, sparse and fast.
+//! - [`packed_builder`]: SZDD files and cabinets of one file.
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
 //! - [`volumes`]: volumes named by what is special about them.
@@ -23,6 +24,7 @@ pub mod hive_gen;
 pub mod hive_log_builder;
 pub mod ntfs_builder;
 pub mod pack;
+pub mod packed_builder;
 pub mod put;
 pub mod qcow2_builder;
 pub mod random;

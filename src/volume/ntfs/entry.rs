@@ -27,6 +27,9 @@ const MAX_PATH_DEPTH: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Parents(BTreeMap<MftReference, Option<(Name, MftReference)>>);
 
+/// Only the directories of hives are listed; one of them has a hundred entries.
+const MAX_LISTED: usize = 20_000;
+
 impl Ntfs {
     /// See [`FileTree::entry`](crate::tree::FileTree::entry).
     pub(super) fn entry_of(&self, id: FileId) -> Result<FileEntry> {
@@ -209,6 +212,32 @@ impl Ntfs {
             })?;
         }
         self.entry_of_file(&here, &mut Parents::default()).map(Some)
+    }
+
+    /// See [`FileTree::list`](crate::tree::FileTree::list).
+    pub(super) fn list_directory(&self, directory: FileId) -> Result<Vec<FileEntry>> {
+        let file = self.file_at(MftReference(directory.0))?;
+        let Some(index) = Index::open(self, &file, DIRECTORY_INDEX)? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        index.walk(self, &mut |_, entry, _| {
+            if found.len() >= MAX_LISTED {
+                return Err(Error::limit(format!(
+                    "directory: at most {MAX_LISTED} entries expected, found more"
+                ))
+                .at("file record", file.reference.record()));
+            }
+            found.push(entry.reference);
+            Ok(())
+        })?;
+        found.sort_unstable();
+        found.dedup();
+        let mut parents = Parents::default();
+        found
+            .into_iter()
+            .map(|reference| self.entry_of_file(&self.file_at(reference)?, &mut parents))
+            .collect()
     }
 }
 

@@ -45,6 +45,10 @@ impl FileTree for Ntfs {
         self.lookup_path(path)
     }
 
+    fn list(&self, directory: FileId) -> Result<Vec<FileEntry>> {
+        self.list_directory(directory)
+    }
+
     fn read_at(&self, id: FileId, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
         let file = self.file_at(MftReference(id.0))?;
         if let Storage::Redirected(tag) = self.storage_of(&file)? {
