@@ -14,6 +14,7 @@ mod cases_ntfs_edit;
 mod cases_ntfs_read;
 mod clean;
 mod cli;
+mod compare;
 mod containers;
 mod containers_qcow2;
 mod containers_vdi_vmdk;

@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod clean;
+mod compare;
 mod facts;
 mod place;
 mod progress;
@@ -53,6 +54,8 @@ enum Verb {
     Clean(CleanArgs),
     /// Look again with fresh eyes: rules, and a raw search of every byte
     Verify(VerifyArgs),
+    /// Say which images carry the identity of the same machine
+    Compare(CompareArgs),
     /// Finish an in-place change that was interrupted; every verb that writes does it first, too
     Recover(RecoverArgs),
     /// Put back what `clean --in-place --undo FILE` changed, byte for byte
@@ -73,9 +76,9 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// Rule sets (profiles), separated by commas, or a file with rules
-    #[arg(long, value_name = "SET[,SET]|FILE", default_value = "sms")]
-    rules: String,
+    /// Rule sets (profiles), separated by commas, or a file with rules [default: sms; for compare, all]
+    #[arg(long, value_name = "SET[,SET]|FILE")]
+    rules: Option<String>,
     /// Do not probe the container format, take this one
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -203,6 +206,15 @@ struct UndoArgs {
     voice: Voice,
 }
 
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// Images, or reports that `scan --json FILE` wrote
+    #[arg(required = true, value_name = "IMAGE|REPORT")]
+    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
 #[derive(Debug, Subcommand)]
 enum RulesVerb {
     /// One line a rule
@@ -236,22 +248,18 @@ impl Common {
     }
 
     fn rules(&self) -> Result<Vec<Rule>> {
-        let path = Path::new(&self.rules);
-        if self.rules.ends_with(".toml") || self.rules.contains('/') {
-            return load_rules(path);
+        let named = self.rules.as_deref().unwrap_or("sms");
+        if named.ends_with(".toml") || named.contains('/') {
+            return load_rules(Path::new(named));
         }
-        let sets: Vec<String> = self
-            .rules
-            .split(',')
-            .map(|set| set.trim().to_owned())
-            .collect();
+        let sets: Vec<String> = named.split(',').map(|set| set.trim().to_owned()).collect();
         rules::select(&sets)
     }
 
     /// The files that a report must not replace: those named, and the rules.
     fn precious(&self, named: &[&PathBuf]) -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> = named.iter().map(|path| (*path).clone()).collect();
-        all.push(PathBuf::from(&self.rules));
+        all.extend(self.rules.iter().map(PathBuf::from));
         all
     }
 
@@ -369,6 +377,18 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             });
             finish(&args.common.voice, &[report], &rules, &precious, out)
         }
+        Verb::Compare(args) => {
+            let rules = match &args.common.rules {
+                None => rules::embedded()?,
+                Some(_) => args.common.rules()?,
+            };
+            let precious = args
+                .common
+                .precious(&args.inputs.iter().collect::<Vec<_>>());
+            args.common.voice.check(&precious)?;
+            let all = compare::run(args, &rules)?;
+            finish_comparison(&args.common.voice, &all, &precious, out)
+        }
         Verb::Rules { verb } => show_rules(verb, out),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -470,6 +490,27 @@ fn finish(
         }
         other => other.map(|()| code),
     }
+}
+
+fn finish_comparison(
+    voice: &Voice,
+    all: &compare::Comparison,
+    precious: &[PathBuf],
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let to_stdout = voice.json.as_deref() == Some(Path::new("-"));
+    if let Some(path) = &voice.json {
+        let mut json = serde_json::to_vec_pretty(all).context("JSON")?;
+        json.push(b'\n');
+        match to_stdout {
+            true => print(out, &json)?,
+            false => crate::apply::write_report(path, &json, precious)?,
+        }
+    }
+    if !voice.quiet && !to_stdout {
+        print(out, compare::text(all).as_bytes())?;
+    }
+    Ok(all.exit_code)
 }
 
 /// Prints text and JSON.

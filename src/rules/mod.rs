@@ -24,7 +24,10 @@ use crate::{
 };
 
 /// The rule files that ship with declone, with the names used in messages.
-const EMBEDDED: &[(&str, &str)] = &[("sms.toml", include_str!("sms.toml"))];
+const EMBEDDED: &[(&str, &str)] = &[
+    ("sms.toml", include_str!("sms.toml")),
+    ("machine.toml", include_str!("machine.toml")),
+];
 
 /// Stands for the root of SOFTWARE and for its 32-bit view.
 const SOFTWARE_ROOTS: &str = "{SW}";
@@ -187,6 +190,9 @@ pub struct Rule {
     pub sources: Vec<String>,
     /// Why it matters.
     pub rationale: String,
+    /// The id that the GUIDs in it are: images that share one carry the identity of one machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 impl Rule {
@@ -314,6 +320,9 @@ fn check(rule: &Rule) -> std::result::Result<(), String> {
         ("rationale", &rule.rationale),
     ] {
         check_text(field, text)?;
+    }
+    if let Some(identity) = &rule.identity {
+        check_text("identity", identity)?;
     }
     if rule.sources.is_empty() {
         return Err("sources: at least one document expected, found none".to_owned());
@@ -481,7 +490,7 @@ target = { kind = "file-anywhere", name = "one.dat" }
         let all = embedded().unwrap();
         assert!(all.iter().any(|rule| rule.profile == "sms"));
         for rule in &all {
-            let known = ["sms"];
+            let known = ["machine", "sms"];
             assert!(known.contains(&rule.profile.as_str()), "{}", rule.id);
         }
     }
@@ -655,7 +664,7 @@ target = { kind = "file-anywhere", name = "one.dat" }
         assert_eq!(error.kind(), Kind::Usage);
         let text = error.to_string();
         assert!(
-            text.contains("`smss\\u{1b}`") && text.contains("known sets: sms"),
+            text.contains("`smss\\u{1b}`") && text.contains("known sets: machine, sms"),
             "{text}"
         );
         assert_eq!(select(&[]).unwrap_err().kind(), Kind::Usage);
