@@ -33,4 +33,5 @@ mod oracle;
 mod refuse;
 mod run;
 mod support;
+mod wim;
 mod witness;
