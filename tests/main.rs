@@ -34,4 +34,6 @@ mod refuse;
 mod run;
 mod support;
 mod wim;
+mod wim_hostile;
+mod wim_judges;
 mod witness;

@@ -10,7 +10,7 @@ use crate::{
     run::{Ran, arg, declone, scratch},
     support::{
         hive_builder::HiveBuilder,
-        ntfs_builder::{Content, Geometry, Names, NtfsBuilder},
+        ntfs_builder::{Geometry, NtfsBuilder},
         wim_builder::{self as wim, Node, Wim, sha1},
     },
 };
@@ -20,6 +20,10 @@ const DECOYS: [&str; 3] = ["Smscfg.ini.bak", "Xsmscfg.ini", "Smsuid.dat.txt"];
 
 fn uid() -> Vec<u8> {
     (0..40_000_u32).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+fn other_uid() -> Vec<u8> {
+    (0..200_u32).map(|i| (i * i * 13 + 90) as u8).collect()
 }
 
 /// The machine as a tree.
@@ -40,7 +44,7 @@ pub fn tree() -> Node {
     root.add(r"\WINDOWS\MS\SMS\CORE\DATA\Smsuid.dat", &uid());
     root.add(
         r"\Documents and Settings\All Users\SMSUID.DAT",
-        &uid()[..200],
+        &other_uid(),
     );
     root.add(
         r"\RECYCLER\S-1-5-21-1\smscfg.INI",
@@ -255,6 +259,7 @@ fn only_the_targets_go() {
             assert!(!holds(&after, &utf16(name)), "{name}");
         }
         assert!(!holds(&after, &uid()), "what Smsuid.dat held");
+        assert!(!holds(&after, &other_uid()), "what SMSUID.DAT held");
     }
 }
 
