@@ -56,10 +56,11 @@ const BANNED_NAMES: &[&str] = &[
 const UNSAFE_FILES: &[&str] = &["device/map.rs", "device/sys.rs"];
 
 /// Devices outside `device` that pass a write on to the device below, and decide nothing: what a
-/// guest writes lands where the container keeps it. (`vhd`: the sector's bit in the bitmap; `vhdx`:
-/// the same, new headers, and what its log says.)
+/// guest writes lands where the container keeps it. (`vhd`: the sector's bit in the bitmap. `vhdx`: the
+/// same, new headers, and what its log says. `runs`: an identifier that must change with the contents.)
 const FORWARDS: &[&str] = &[
     "container/mapped.rs",
+    "container/runs.rs",
     "container/vhd.rs",
     "container/vhdx/mod.rs",
     "container/vhdx/log.rs",

@@ -15,6 +15,8 @@ mod cases_ntfs_read;
 mod clean;
 mod cli;
 mod containers;
+mod containers_qcow2;
+mod containers_vdi_vmdk;
 mod containers_vhdx;
 mod copies;
 mod crash_model;

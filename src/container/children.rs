@@ -1,6 +1,6 @@
 //! Files beside an image that are the changes to it: writing to it would break them.
 
-use super::{Edges, FORMATS, Facts, vhd, vhdx};
+use super::{Edges, FORMATS, Facts, qcow2, vdi, vhd, vhdx, vmdk};
 use crate::{
     device::{Device, HostFile, Neighbours},
     error::Result,
@@ -11,13 +11,21 @@ use crate::{
 pub(super) enum Wanted {
     /// The disk with this identity ([`super::Facts::id`]).
     Id(String),
+    /// The file of this name.
+    Name(String),
 }
 
 /// What a format's file says about its parent, if it has one.
 type Reader = fn(&Device) -> Result<Option<Wanted>>;
 
 /// Formats whose files can stand on others.
-const READERS: &[(&str, Reader)] = &[("vhd", vhd::wanted_parent), ("vhdx", vhdx::wanted_parent)];
+const READERS: &[(&str, Reader)] = &[
+    ("qcow2", qcow2::wanted_parent),
+    ("vdi", vdi::wanted_parent),
+    ("vhd", vhd::wanted_parent),
+    ("vhdx", vhdx::wanted_parent),
+    ("vmdk", vmdk::wanted_parent),
+];
 
 /// Most files of a directory that are looked at.
 const LIMIT: usize = 10_000;
@@ -29,7 +37,7 @@ pub fn children(image: &Facts, near: &Neighbours) -> Result<Vec<String>> {
         let Ok(file) = near.look(&name) else {
             continue;
         };
-        if stands_on(file, image).unwrap_or(false) {
+        if stands_on(file, image, near.own_name()).unwrap_or(false) {
             found.push(name);
         }
     }
@@ -37,7 +45,7 @@ pub fn children(image: &Facts, near: &Neighbours) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn stands_on(file: HostFile, image: &Facts) -> Result<bool> {
+fn stands_on(file: HostFile, image: &Facts, own: Option<&str>) -> Result<bool> {
     let device: Device = std::sync::Arc::new(file);
     let edges = Edges::read(&device)?;
     let format = FORMATS
@@ -49,6 +57,8 @@ fn stands_on(file: HostFile, image: &Facts) -> Result<bool> {
     };
     Ok(match reader(&device)? {
         Some(Wanted::Id(id)) => image.id.as_ref() == Some(&id),
+        // Wherever the name says it lies: a file that was moved here is still meant.
+        Some(Wanted::Name(name)) => name.rsplit(['/', '\\']).next() == own,
         None => false,
     })
 }

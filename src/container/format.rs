@@ -334,3 +334,193 @@ pub(super) mod vhdx {
     /// Data sector: +0; the upper half of the sequence number stands at 4, the lower at 4092.
     pub(crate) const SECTOR_DATA: &[u8] = b"data";
 }
+
+/// QCOW2, big-endian: qemu `docs/interop/qcow2`, "Header", "Header extensions", "Host cluster
+/// management", "Cluster mapping". Limits that only qemu has are called so.
+pub(super) mod qcow2 {
+    /// Bytes of the header of version 2; extensions follow.
+    pub(crate) const HEADER_LEN_2: u64 = 72;
+    /// Smallest header of version 3.
+    pub(crate) const HEADER_LEN_3: u64 = 104;
+    /// Header: version, 2 or 3.
+    pub(crate) const VERSION: usize = 4;
+    /// Header: where the name of the backing file is, 0 for none.
+    pub(crate) const BACKING_OFFSET: usize = 8;
+    /// Header: bytes of that name.
+    pub(crate) const BACKING_LEN: usize = 16;
+    /// Longest such name.
+    pub(crate) const BACKING_MAX: usize = 1023;
+    /// Header: log2 of the bytes in a cluster.
+    pub(crate) const CLUSTER_BITS: usize = 20;
+    /// Smallest of these.
+    pub(crate) const MIN_CLUSTER_BITS: u32 = 9;
+    /// Largest of these (qemu).
+    pub(crate) const MAX_CLUSTER_BITS: u32 = 21;
+    /// Header: bytes of the disk.
+    pub(crate) const SIZE: usize = 24;
+    /// Header: encryption; 0 none, 1 AES, 2 LUKS.
+    pub(crate) const CRYPT: usize = 32;
+    /// Header: entries of the L1 table.
+    pub(crate) const L1_SIZE: usize = 36;
+    /// Header: where the L1 table is.
+    pub(crate) const L1_OFFSET: usize = 40;
+    /// Longest L1 table in bytes (qemu).
+    pub(crate) const L1_MAX: u64 = 32 << 20;
+    /// Header: where the refcount table is.
+    pub(crate) const REFCOUNTS_OFFSET: usize = 48;
+    /// Header: clusters of the refcount table.
+    pub(crate) const REFCOUNTS_CLUSTERS: usize = 56;
+    /// Longest refcount table in bytes (qemu).
+    pub(crate) const REFCOUNTS_MAX: u64 = 8 << 20;
+    /// Header: how many snapshots there are.
+    pub(crate) const SNAPSHOTS: usize = 60;
+    /// Header, version 3: features without which the file cannot be read.
+    pub(crate) const INCOMPATIBLE: usize = 72;
+    /// Header, version 3: features that are untrue once a program that does not know them writes.
+    pub(crate) const AUTOCLEAR: usize = 88;
+    /// The same, as a place in the file.
+    pub(crate) const AUTOCLEAR_AT: u64 = 88;
+    /// Header, version 3: log2 of the bits of a refcount. In version 2 it is 4.
+    pub(crate) const REFCOUNT_ORDER: usize = 96;
+    /// Largest of these.
+    pub(crate) const MAX_REFCOUNT_ORDER: u32 = 6;
+    /// Header, version 3: its length.
+    pub(crate) const HEADER_LENGTH: usize = 100;
+    /// Header, version 3, if it is that long: 0 deflate, 1 zstd.
+    pub(crate) const COMPRESSION: usize = 104;
+    /// Incompatible: refcounts may be wrong.
+    pub(crate) const DIRTY: u64 = 1;
+    /// Incompatible: some structure is wrong.
+    pub(crate) const CORRUPT: u64 = 1 << 1;
+    /// Incompatible: the disk's bytes are in another file.
+    pub(crate) const EXTERNAL: u64 = 1 << 2;
+    /// Incompatible: not deflate.
+    pub(crate) const OTHER_COMPRESSION: u64 = 1 << 3;
+    /// Incompatible: L2 entries of 16 bytes.
+    pub(crate) const EXTENDED: u64 = 1 << 4;
+    /// Extension: the end of them.
+    pub(crate) const END: u32 = 0;
+    /// Extension: format of the backing file.
+    pub(crate) const BACKING_FORMAT: u32 = 0xE279_2ACA;
+    /// Extension: names of feature bits.
+    pub(crate) const FEATURE_NAMES: u32 = 0x6803_F857;
+    /// L1 and L2: the bits of an offset.
+    pub(crate) const OFFSET: u64 = 0x00FF_FFFF_FFFF_FE00;
+    /// L1 and L2: what it points to has a refcount of one, and may be written in place.
+    pub(crate) const COPIED: u64 = 1 << 63;
+    /// L2: compressed.
+    pub(crate) const COMPRESSED: u64 = 1 << 62;
+    /// L2, version 3: reads as zeros.
+    pub(crate) const ZERO: u64 = 1;
+    /// Bytes of a table entry.
+    pub(crate) const ENTRY_LEN: u64 = 8;
+}
+
+/// VDI, little-endian: VirtualBox `VDICore.h`, header 1.1, and its comments.
+pub(super) mod vdi {
+    /// Bytes of pre-header and header that are read.
+    pub(crate) const HEADER_BYTES: usize = 512;
+    /// Version: minor in the low half.
+    pub(crate) const VERSION: usize = 0x44;
+    /// Version 1.1.
+    pub(crate) const VERSION_1_1: u32 = 0x0001_0001;
+    /// Bytes of the header behind version.
+    pub(crate) const HEADER_LEN: usize = 0x48;
+    /// Smallest that has all fields used here.
+    pub(crate) const MIN_HEADER_LEN: u32 = 0x180;
+    /// Type: 1 dynamic, 2 static, 3 undo, 4 differencing.
+    pub(crate) const TYPE: usize = 0x4C;
+    /// Type: blocks, allocated when written.
+    pub(crate) const DYNAMIC: u32 = 1;
+    /// Type: all blocks there.
+    pub(crate) const STATIC: u32 = 2;
+    /// Type: changes that can be thrown away.
+    pub(crate) const UNDO: u32 = 3;
+    /// Type: blocks that differ from a parent.
+    pub(crate) const DIFFERENCING: u32 = 4;
+    /// Where the block map is.
+    pub(crate) const MAP_OFFSET: usize = 0x154;
+    /// Where the first block is.
+    pub(crate) const DATA_OFFSET: usize = 0x158;
+    /// Bytes in a sector.
+    pub(crate) const SECTOR_LEN: usize = 0x168;
+    /// Bytes of the disk.
+    pub(crate) const DISK_LEN: usize = 0x170;
+    /// Bytes of the disk in a block.
+    pub(crate) const BLOCK_LEN: usize = 0x178;
+    /// Bytes before the data of each block.
+    pub(crate) const BLOCK_EXTRA: usize = 0x17C;
+    /// Entries of the map.
+    pub(crate) const BLOCKS: usize = 0x180;
+    /// How many blocks are allocated.
+    pub(crate) const ALLOCATED: usize = 0x184;
+    /// UUID of the image.
+    pub(crate) const UUID: usize = 0x188;
+    /// UUID of the last modification; a differencing image remembers its parent's.
+    pub(crate) const MODIFIED: usize = 0x198;
+    /// The same, as a place in the file.
+    pub(crate) const MODIFIED_AT: u64 = 0x198;
+    /// UUID of the parent; zeros for none.
+    pub(crate) const PARENT: usize = 0x1A8;
+    /// Map entry: never written.
+    pub(crate) const FREE: u32 = 0xFFFF_FFFF;
+    /// Map entry: zeros.
+    pub(crate) const ZERO: u32 = 0xFFFF_FFFE;
+    /// Bytes of a map entry.
+    pub(crate) const ENTRY_LEN: u64 = 4;
+}
+
+/// VMDK, little-endian: VMware Virtual Disk Format 5.0, "Hosted Sparse Extent Header",
+/// "Stream-Optimized Compressed Sparse Extents", "The Descriptor File".
+pub(super) mod vmdk {
+    /// Bytes of a sparse extent's header.
+    pub(crate) const HEADER_BYTES: usize = 512;
+    /// Version: 1, 2 (zeroed grains), 3 (changes are tracked, or a stream).
+    pub(crate) const VERSION: usize = 4;
+    /// Flags.
+    pub(crate) const FLAGS: usize = 8;
+    /// Sectors of the disk.
+    pub(crate) const CAPACITY: usize = 12;
+    /// Sectors of the disk in a grain.
+    pub(crate) const GRAIN: usize = 20;
+    /// Sector of the embedded descriptor, 0 for none.
+    pub(crate) const DESCRIPTOR_OFFSET: usize = 28;
+    /// Its length in sectors.
+    pub(crate) const DESCRIPTOR_LEN: usize = 36;
+    /// Entries of a grain table.
+    pub(crate) const ENTRIES: usize = 44;
+    /// Sector of the redundant grain directory.
+    pub(crate) const REDUNDANT: usize = 48;
+    /// Sector of the grain directory.
+    pub(crate) const DIRECTORY: usize = 56;
+    /// 1 while it is open for writing.
+    pub(crate) const UNCLEAN: usize = 72;
+    /// Four characters that a text transfer would change.
+    pub(crate) const NEWLINES: usize = 73;
+    /// What they are.
+    pub(crate) const NEWLINE_BYTES: &[u8] = b"\n \r\n";
+    /// Compression: 0 none, 1 deflate.
+    pub(crate) const COMPRESSION: usize = 77;
+    /// Flag: the newline characters are valid.
+    pub(crate) const HAS_NEWLINES: u32 = 1;
+    /// Flag: the redundant directory is used.
+    pub(crate) const HAS_REDUNDANT: u32 = 1 << 1;
+    /// Flag: a grain table entry of 1 is a grain of zeros.
+    pub(crate) const HAS_ZEROED: u32 = 1 << 2;
+    /// Flag: grains are compressed.
+    pub(crate) const COMPRESSED: u32 = 1 << 16;
+    /// Flag: grains and tables have markers before them.
+    pub(crate) const MARKERS: u32 = 1 << 17;
+    /// Directory: at the end, the footer has it.
+    pub(crate) const AT_END: u64 = u64::MAX;
+    /// Distance of the footer, a second header, from the end.
+    pub(crate) const FOOTER: u64 = 1024;
+    /// Bytes of a compressed grain's marker: sector of the disk (8), length (4).
+    pub(crate) const MARKER_BYTES: usize = 12;
+    /// The same, as a distance.
+    pub(crate) const MARKER_LEN: u64 = 12;
+    /// Bytes of a table entry, the number of a sector.
+    pub(crate) const ENTRY_LEN: u64 = 4;
+    /// parentCID of a disk of its own.
+    pub(crate) const NO_PARENT: &str = "ffffffff";
+}

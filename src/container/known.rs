@@ -4,7 +4,7 @@
 
 use super::{Edges, Format, Open, format};
 
-const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.raw (declone reads raw disks, VHD and VHDX so far)";
+const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.raw";
 const UNPACK: &str = "unpack it first";
 const EVIDENCE: &str = "declone never writes evidence; export a raw copy first (ewfexport, \
                         affuse or the tool that made it)";
@@ -13,38 +13,6 @@ const EVIDENCE: &str = "declone never writes evidence; export a raw copy first (
 fn magic(edges: &Edges, at: usize, magic: &[u8], shown: &str) -> Option<String> {
     edges.has(at, magic).then(|| format!("{shown} at {at:#x}"))
 }
-
-pub(super) const VMDK: Format = Format {
-    name: "vmdk",
-    title: "a VMDK",
-    probe: |edges| {
-        magic(edges, 0, format::VMDK_SPARSE, "KDMV, a sparse extent,")
-            .or_else(|| magic(edges, 0, format::VMDK_COW, "COWD, an ESX extent,"))
-            .or_else(|| magic(edges, 0, format::VMDK_DESCRIPTOR, "a disk descriptor"))
-    },
-    open: Open::Refuse(CONVERT),
-};
-
-pub(super) const QCOW: Format = Format {
-    name: "qcow2",
-    title: "a QCOW image",
-    probe: |edges| {
-        magic(edges, 0, format::QCOW, "QFI\\xfb")?;
-        let version: [u8; 4] = edges.front(4, 4)?.try_into().ok()?;
-        Some(format!(
-            "QFI\\xfb at 0x0, version {}",
-            u32::from_be_bytes(version)
-        ))
-    },
-    open: Open::Refuse(CONVERT),
-};
-
-pub(super) const VDI: Format = Format {
-    name: "vdi",
-    title: "a VirtualBox VDI",
-    probe: |edges| magic(edges, format::VDI_AT, format::VDI, "7f 10 da be"),
-    open: Open::Refuse(CONVERT),
-};
 
 pub(super) const QED: Format = Format {
     name: "qed",

@@ -40,9 +40,14 @@ mod children;
 mod format;
 mod known;
 mod mapped;
+mod packed;
+mod qcow2;
 mod raw;
+mod runs;
+mod vdi;
 mod vhd;
 mod vhdx;
+mod vmdk;
 mod wim;
 
 pub use children::children;
@@ -53,6 +58,10 @@ use format::SECTOR;
 
 /// The name of the one format that may be forced although another one's magic is found.
 const RAW: &str = "raw";
+
+/// The way out when a guest wrote another format's magic onto its disk.
+const SAY_RAW: &str =
+    "if this is a raw disk that happens to begin or end like that, say --format raw";
 
 /// A format an image file can have.
 #[derive(Debug)]
@@ -246,9 +255,9 @@ pub struct ScanOnly {
 /// anything), raw comes last: a raw disk's table is found inside most containers of fixed size.
 pub static FORMATS: &[Format] = &[
     vhdx::FORMAT,
-    known::VMDK,
-    known::QCOW,
-    known::VDI,
+    vmdk::FORMAT,
+    qcow2::FORMAT,
+    vdi::FORMAT,
     wim::FORMAT,
     known::WIM_PIPABLE,
     known::FFU,
@@ -331,15 +340,19 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         near,
         chain: &[],
     };
-    let unless_raw = |error: Error| match error.advice() {
-        None if forced.is_none() => error.advise(
-            "if this is a raw disk that happens to begin or end like that, say --format raw",
-        ),
+    let unless_raw = |error: Error| match (forced, error.advice(), error.kind()) {
+        (None, None, _) => error.advise(SAY_RAW),
+        (None, Some(advice), Kind::Malformed | Kind::Unsupported) => {
+            let both = format!("{advice}; {SAY_RAW}");
+            error.advise(both)
+        }
         _ => error,
     };
     let mut archive = None;
     let disk = match format.open {
-        Open::Disk(_) if edges.len < SECTOR => return Err(too_short(&edges)),
+        Open::Disk(_) if edges.len < SECTOR && !edges.has(0, format::VMDK_DESCRIPTOR) => {
+            return Err(too_short(&edges));
+        }
         Open::Disk(open) => open(&source).map_err(unless_raw)?,
         Open::Archive(open) => {
             let trees = open(&source).map_err(unless_raw)?;
@@ -350,19 +363,16 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         }
         Open::Refuse(advice) => {
             return Err(Error::unsupported(format!(
-                "image: a raw disk or a VHD expected, found {} ({evidence})",
+                "image: a disk or an archive that declone reads expected, found {} ({evidence})",
                 format.title
             ))
             .advise(match forced {
                 Some(_) => advice.to_owned(),
-                None => format!(
-                    "{advice}; if this is a raw disk that happens to begin or end like that, say \
-                     --format raw"
-                ),
+                None => format!("{advice}; {SAY_RAW}"),
             }));
         }
     };
-    if archive.is_none() && !edges.len.is_multiple_of(SECTOR) {
+    if matches!(format.name, RAW | "vhd") && !edges.len.is_multiple_of(SECTOR) {
         notes.push(format!(
             "the file is not a whole number of 512-byte sectors: {} bytes are left over",
             edges.len.checked_rem(SECTOR).unwrap_or(0)

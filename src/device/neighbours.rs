@@ -51,6 +51,12 @@ impl Neighbours {
         Ok(file)
     }
 
+    /// The image's own name, without the directory.
+    #[must_use]
+    pub fn own_name(&self) -> Option<&str> {
+        self.image.as_deref()?.file_name()?.to_str()
+    }
+
     /// Whether a file is the image itself.
     #[must_use]
     pub fn is_image(&self, file: &HostFile) -> bool {

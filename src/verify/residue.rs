@@ -118,7 +118,7 @@ pub fn raw(
     let (mut hits, _) = searcher.find_all(device, map, &ranges, &|done| tick(done, total))?;
     let mut across = across_seams(image, &searcher)?;
     let mut total = total;
-    if !image.facts.chain.is_empty() {
+    if !image.facts.chain.is_empty() && !image.opaque {
         // What the disk shows of the files below, and what begins here and ends there.
         let ranges = data_ranges(image.disk.as_ref(), 0..image.disk.len())?;
         let (shown, searched) = searcher.find_all(image.disk.as_ref(), None, &ranges, &|_| {})?;

@@ -10,6 +10,8 @@
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
 //! - [`volumes`]: volumes named by what is special about them.
+//! - [`qcow2_builder`], [`vdi_builder`], [`vmdk_builder`]: the same for those formats; [`tables`] is
+//!   what they share.
 //! - [`vhd_builder`]: VHD around a raw disk, and the disk out of a VHD.
 //! - [`vhdx_builder`]: the same for VHDX, and its log.
 //! - [`wim_builder`]: WIM archives without compression, and a strict reader of them.
@@ -26,12 +28,16 @@ pub mod ntfs_builder;
 pub mod pack;
 pub mod packed_builder;
 pub mod put;
+pub mod qcow2_builder;
 pub mod random;
 pub mod sd;
 pub mod sms;
+pub mod tables;
 pub mod upcase;
+pub mod vdi_builder;
 pub mod vhd_builder;
 pub mod vhdx_builder;
+pub mod vmdk_builder;
 pub mod volumes;
 pub mod wim_builder;
 

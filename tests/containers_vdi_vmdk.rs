@@ -1,0 +1,602 @@
+//! VDI and VMDK: the disk inside is read as qemu reads it, cleaned as the raw disk is, and nothing
+//! else of the file changes but the identifier of its contents.
+
+use std::{fs, path::Path, process::Command};
+
+use crate::{
+    containers::{fixture, machine_disk},
+    containers_qcow2::{
+        Format, by_7zip, by_qemu, flip_and_cut, own_reading, refused, write_in_the_middle,
+    },
+    judges::{called, tool},
+    run::{arg, declone, digest, samples, scratch},
+    support::{
+        tables::{le32, put},
+        vdi_builder as vdi,
+        vmdk_builder::{self as vmdk, Shape},
+    },
+};
+
+const VDI: Format = Format {
+    name: "vdi",
+    pieces: vdi::pieces,
+    sealed: |_| vec![vdi::MODIFIED],
+};
+
+const VMDK: Format = Format {
+    name: "vmdk",
+    pieces: vmdk::pieces,
+    sealed: |file| {
+        let at = vmdk::cid_at(file);
+        let end = file[at..].iter().position(|byte| *byte == b'\n').unwrap();
+        vec![at..at + end]
+    },
+};
+
+#[test]
+fn vdi_images_are_cleaned_like_the_raw_disk_inside() {
+    let raw = machine_disk();
+    for (block, backwards, zeros, fixed) in [
+        (1 << 20, false, false, false),
+        (1 << 20, true, true, false),
+        (4096, true, false, false),
+        (1 << 20, false, false, true),
+    ] {
+        let file = vdi::image(&raw, block, backwards, zeros, fixed);
+        VDI.check(&format!("{block} {backwards} {zeros} {fixed}"), &raw, &file);
+    }
+}
+
+/// VirtualBox does so, too: a differencing image must not open over a parent that was changed.
+#[test]
+fn a_cleaned_vdi_has_another_modification_uuid_always_the_same() {
+    let file = vdi::image(&machine_disk(), 1 << 20, false, false, false);
+    let dir = scratch();
+    let mut all = Vec::new();
+    for name in ["a.vdi", "b.vdi"] {
+        let image = dir.path().join(name);
+        fs::write(&image, &file).unwrap();
+        declone(&["clean", arg(&image), "--in-place"]).exits(0);
+        let now = fs::read(&image).unwrap();
+        let uuid = now[vdi::MODIFIED].to_vec();
+        assert_ne!(uuid, file[vdi::MODIFIED]);
+        // Version 8 in the third field, which is little-endian, and the variant.
+        assert_eq!((uuid[7] >> 4, uuid[8] >> 6), (8, 2));
+        all.push(now);
+        // Clean already: nothing is written.
+        let before = digest(&image);
+        declone(&["clean", arg(&image), "--in-place"]).exits(0);
+        assert_eq!(digest(&image), before);
+    }
+    assert!(all[0] == all[1]);
+}
+
+#[test]
+fn vmdk_images_are_cleaned_like_the_raw_disk_inside() {
+    let raw = machine_disk();
+    for shape in [
+        Shape::default(),
+        Shape {
+            grain: 8,
+            backwards: true,
+            ..Shape::default()
+        },
+        Shape {
+            grain: 1,
+            redundant: false,
+            zeros: true,
+            ..Shape::default()
+        },
+    ] {
+        VMDK.check(&format!("{shape:?}"), &raw, &vmdk::sparse(&raw, shape));
+    }
+}
+
+/// What a program finds that compares content IDs: another one, of as many digits.
+#[test]
+fn a_cleaned_vmdk_has_another_content_id_of_as_many_digits() {
+    let raw = machine_disk();
+    for old in ["1a2b3c4d", "FFFFFFFE", "c", "123"] {
+        let mut file = vmdk::sparse(&raw, Shape::default());
+        let at = vmdk::cid_at(&file);
+        // The rest of the eight digits becomes blanks, as no program writes it.
+        put(&mut file, at, format!("{old:<8}").as_bytes());
+        let dir = scratch();
+        let image = dir.path().join("a.vmdk");
+        fs::write(&image, &file).unwrap();
+        declone(&["clean", arg(&image), "--in-place"]).exits(0);
+        let now = fs::read(&image).unwrap();
+        let new = String::from_utf8(now[at..at + 8].to_vec()).unwrap();
+        assert_eq!(new.trim_end().len(), old.len(), "{old}: {new}");
+        assert!(u32::from_str_radix(new.trim_end(), 16).is_ok(), "{new}");
+        assert!(!new.trim_end().eq_ignore_ascii_case(old), "{new}");
+        VMDK.same_rest(old, &file, &now);
+    }
+}
+
+/// A differencing image names the UUID of the one it stands on.
+#[test]
+fn a_vdi_under_a_differencing_one_is_not_written_in_place() {
+    let raw = machine_disk();
+    let file = vdi::image(&raw, 1 << 20, false, false, false);
+    let mut child = vdi::image(&vec![0; raw.len()], 1 << 20, false, false, false);
+    put(&mut child, 0x4C, &4_u32.to_le_bytes());
+    put(&mut child, 0x188, &[7; 16]);
+    put(&mut child, 0x1A8, &[0xA5; 16]);
+    let dir = scratch();
+    let (image, over) = (dir.path().join("a.vdi"), dir.path().join("b.vdi"));
+    fs::write(&image, &file).unwrap();
+    fs::write(&over, &child).unwrap();
+    let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
+    assert!(ran.out.contains("its child b.vdi"), "{}", ran.out);
+    assert!(fs::read(&image).unwrap() == file);
+    // It stands on another one.
+    put(&mut child, 0x1A8, &[0xA6; 16]);
+    fs::write(&over, &child).unwrap();
+    declone(&["clean", arg(&image), "--in-place"]).exits(0);
+}
+
+/// What no table names is searched and zeroed.
+#[test]
+fn an_identity_in_a_grain_or_block_that_nothing_references_is_zeroed() {
+    let raw = machine_disk();
+    let text = crate::machine::GUID.as_bytes();
+    for mut file in [
+        vdi::image(&raw, 1 << 20, false, false, false),
+        vmdk::sparse(&raw, Shape::default()),
+    ] {
+        let spare = file.len() + 100;
+        file.resize(file.len() + (1 << 20), 0);
+        put(&mut file, spare, text);
+        let dir = scratch();
+        let (image, out) = (dir.path().join("a.bin"), dir.path().join("b.bin"));
+        fs::write(&image, &file).unwrap();
+        declone(&["verify", arg(&image)]).exits(1);
+        let ran = declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        assert!(!ran.out.contains("LEFT"), "{}", ran.out);
+        let now = fs::read(&out).unwrap();
+        assert!(now[spare..spare + 36].iter().all(|byte| *byte == 0));
+    }
+}
+
+// --- refusals and damage ---
+
+#[test]
+fn damaged_vdi_images_are_refused_and_stay_as_they_are() {
+    let good = vdi::image(
+        &fixture("tiny-superfloppy.img"),
+        1 << 20,
+        false,
+        false,
+        false,
+    );
+    let case = |what: &str, change: &dyn Fn(&mut Vec<u8>), scan, clean, word: &str| {
+        let mut file = good.clone();
+        change(&mut file);
+        refused(what, &[("a.vdi", &file)], scan, clean, word);
+    };
+    let field = |at: usize, value: u32| move |f: &mut Vec<u8>| put(f, at, &value.to_le_bytes());
+    case("undo", &field(0x4C, 3), 3, 3, "an undo image");
+    case(
+        "differencing",
+        &field(0x4C, 4),
+        3,
+        3,
+        "a differencing image",
+    );
+    case("type", &field(0x4C, 5), 4, 4, "type 1 to 4");
+    case("version", &field(0x44, 1), 4, 4, "version 1.1");
+    case("header", &field(0x48, 0x17F), 4, 4, "at least 384 bytes");
+    case("parent", &field(0x1A8, 7), 1, 3, "the UUID of one");
+    for size in [0, 1, 511, 3 << 20, u32::MAX] {
+        case("C3 block size", &field(0x178, size), 4, 4, "block size");
+    }
+    case("C5 blocks", &field(0x180, u32::MAX), 8, 8, "block map");
+    case("C5 no blocks", &field(0x180, 0), 4, 4, "0 blocks");
+    case("C5 size", &field(0x174, 0x7FFF), 4, 4, "blocks of");
+    case(
+        "size 0",
+        &|f| f[0x170..0x178].fill(0),
+        4,
+        4,
+        "found 0 bytes",
+    );
+    case("sector", &field(0x168, 4096), 4, 4, "sectors of 512");
+    for at in [0, 72, 400, good.len() as u32, u32::MAX] {
+        case("C6 map", &field(0x154, at), 4, 4, "block map");
+    }
+    for at in [0, 512, good.len() as u32 + 1, u32::MAX] {
+        case("C6 data", &field(0x158, at), 4, 4, "block map");
+    }
+    case("C6 entry", &field(vdi::MAP, 0x1000), 4, 4, "block 0 inside");
+    case(
+        "C6 far entry",
+        &field(vdi::MAP, 0xFFFF_FFFD),
+        4,
+        4,
+        "block 0 inside",
+    );
+    let raw = machine_disk();
+    let mut file = vdi::image(&raw, 1 << 20, false, false, false);
+    let absent = (1..24)
+        .map(|number| vdi::MAP + number * 4)
+        .find(|at| le32(&file, *at) == 0xFFFF_FFFF)
+        .unwrap();
+    put(&mut file, absent, &[0; 4]);
+    refused("C7", &[("a.vdi", &file)], 1, 3, "found two in one");
+}
+
+#[test]
+fn damaged_vmdk_images_are_refused_and_stay_as_they_are() {
+    let raw = fixture("tiny-superfloppy.img");
+    let good = vmdk::sparse(&raw, Shape::default());
+    let case = |what: &str, change: &dyn Fn(&mut Vec<u8>), scan, clean, word: &str| {
+        let mut file = good.clone();
+        change(&mut file);
+        refused(what, &[("a.vmdk", &file)], scan, clean, word);
+    };
+    let field = |at: usize, value: u32| move |f: &mut Vec<u8>| put(f, at, &value.to_le_bytes());
+    case("version", &field(4, 4), 4, 4, "version 1 to 3");
+    case("version 3", &field(4, 3), 1, 3, "found version 3");
+    case("unclean", &|f| f[72] = 1, 1, 3, "unclean shutdown");
+    case("newlines", &|f| f[75] = b'\n', 4, 4, "newline");
+    for grain in [0, 3, 1 << 17, u32::MAX] {
+        case("C3 grain", &field(20, grain), 4, 4, "a grain of 2^n");
+    }
+    for count in [0, 513, u32::MAX] {
+        case("C5 entries", &field(44, count), 4, 4, "1 to 512 entries");
+    }
+    case("size 0", &|f| f[12..20].fill(0), 4, 4, "a capacity");
+    case("C5 size", &field(16, 0xFFFF), 8, 8, "grain directory");
+    case("compression", &|f| f[77] = 2, 4, 4, "compression");
+    case("no markers", &|f| (f[10], f[77]) = (1, 1), 4, 4, "markers");
+    for at in [0, u32::MAX] {
+        case("C6 directory", &field(56, at), 4, 4, "grain directory");
+        case("C6 redundant", &field(48, at), 4, 4, "grain directory");
+    }
+    let directory = le32(&good, 56) * 512;
+    let table = le32(&good, directory) * 512;
+    let twin = le32(&good, le32(&good, 48) * 512) * 512;
+    let end = (good.len() / 512) as u32;
+    case("C6 table", &field(directory, end), 4, 4, "grain table");
+    for sector in [end, u32::MAX] {
+        case(
+            "C6 grain",
+            &field(table, sector),
+            4,
+            4,
+            "grain 0 of the disk",
+        );
+    }
+    let both = |sector: u32| {
+        move |f: &mut Vec<u8>| {
+            put(f, table, &sector.to_le_bytes());
+            put(f, twin, &sector.to_le_bytes());
+        }
+    };
+    case(
+        "C6 on the header",
+        &both(0x8000_0000),
+        4,
+        4,
+        "grain 0 of the disk",
+    );
+    case("C6 on the descriptor", &both(2), 4, 4, "on a table");
+    case(
+        "redundant table",
+        &|f| f[twin] ^= 1,
+        1,
+        3,
+        "the same in both copies",
+    );
+    case("COWD", &|f| put(f, 0, b"COWD"), 4, 4, "COWD");
+    case(
+        "no descriptor",
+        &|f| f[28] = 0,
+        3,
+        3,
+        "one extent of a split disk",
+    );
+    let text = |from: &'static str, to: &'static str| {
+        move |f: &mut Vec<u8>| {
+            let at = f
+                .windows(from.len())
+                .position(|w| w == from.as_bytes())
+                .unwrap();
+            put(f, at, to.as_bytes());
+        }
+    };
+    case("no CID", &text("\nCID=", "\nXID="), 1, 3, "content ID");
+    case("CID", &text("\nCID=1a", "\nCID=zz"), 4, 4, "hex digits");
+    case(
+        "delta",
+        &text("parentCID=ffff", "parentCID=0000"),
+        4,
+        4,
+        "parentFileNameHint",
+    );
+    case("extents", &text("\nRW ", "\nRX "), 1, 3, "one extent");
+}
+
+/// Names in a descriptor are of files beside it, or nothing is opened.
+#[test]
+fn extents_are_opened_beside_the_descriptor_only() {
+    let raw = fixture("tiny-superfloppy.img");
+    let sectors = raw.len() / 512;
+    for name in [
+        "/etc/passwd",
+        "../disk.img",
+        "sub/disk.img",
+        "C:\\disk.img",
+        "nbd:x",
+        "gone.img",
+    ] {
+        let line = format!("RW {sectors} FLAT \"{name}\" 0");
+        let text = vmdk::descriptor("monolithicFlat", &[line]);
+        let files = [("a.vmdk", text.as_bytes())];
+        refused(name, &files, 3, 3, "container: the ");
+    }
+    let lines = vec!["RW 1 ZERO".to_owned(); 70_000];
+    let text = vmdk::descriptor("custom", &lines);
+    refused("C13 many", &[("a.vmdk", text.as_bytes())], 8, 8, "extents");
+    let mut text = vmdk::descriptor("custom", &[]).into_bytes();
+    text.resize(2 << 20, b' ');
+    refused("C13 long", &[("a.vmdk", &text)], 8, 8, "descriptor");
+    for line in [
+        "RW x FLAT \"a\" 0",
+        "RW 0 ZERO",
+        "RW 18446744073709551615 ZERO",
+        "RW 8 FLAT",
+        "RW 8 FLAT \"b.img\" x",
+    ] {
+        let text = vmdk::descriptor("custom", &[line.to_owned()]);
+        let files = [("a.vmdk", text.as_bytes()), ("b.img", &raw[..])];
+        refused(line, &files, 4, 4, "of an extent");
+    }
+    let text = vmdk::descriptor("custom", &["RW 8 DEVICE \"b.img\"".to_owned()]);
+    let files = [("a.vmdk", text.as_bytes()), ("b.img", &raw[..])];
+    refused("device", &files, 4, 4, "extents of type");
+}
+
+/// strace sees what is opened: the image's directory, and nothing that the image names elsewhere.
+#[test]
+fn nothing_outside_the_directory_is_opened() {
+    if !called("nothing_outside_the_directory_is_opened") {
+        return;
+    }
+    let dir = scratch();
+    let inside = dir.path().join("in");
+    fs::create_dir(&inside).unwrap();
+    fs::write(dir.path().join("secret.img"), vec![7; 4096]).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("secret.img"), inside.join("link.img")).unwrap();
+    let far = dir.path().join("secret.img");
+    for name in ["../secret.img", arg(&far), "link.img"] {
+        let line = format!("RW 8 FLAT \"{name}\" 0");
+        let image = inside.join("a.vmdk");
+        fs::write(&image, vmdk::descriptor("monolithicFlat", &[line])).unwrap();
+        let log = dir.path().join("log");
+        let traced = Command::new("strace")
+            .args(["-f", "-o", arg(&log), "-e", "trace=open,openat,openat2"])
+            .args([env!("CARGO_BIN_EXE_declone"), "scan", arg(&image)])
+            .output()
+            .expect("strace");
+        assert_eq!(traced.status.code(), Some(3), "{name}");
+        let seen = fs::read_to_string(&log).unwrap();
+        assert!(seen.contains("a.vmdk"), "{seen}");
+        let opened = seen
+            .lines()
+            .filter(|line| line.contains("secret.img") || line.contains("link.img"))
+            .filter(|line| !line.contains("= -1"));
+        assert_eq!(opened.count(), 0, "{name}: {seen}");
+    }
+}
+
+#[test]
+fn any_flipped_byte_or_cut_of_a_vdi_or_vmdk_is_read_or_refused() {
+    let (raw, _) = tiny();
+    flip_and_cut(&VDI, &vdi::image(&raw, 512, true, true, false));
+    let shape = Shape {
+        grain: 1,
+        backwards: true,
+        ..Shape::default()
+    };
+    flip_and_cut(&VMDK, &vmdk::sparse(&raw, shape));
+}
+
+/// 8 KiB with a hole.
+fn tiny() -> (Vec<u8>, std::ops::Range<u64>) {
+    let mut raw: Vec<u8> = (0..8192).map(|i| (i % 251) as u8 + 1).collect();
+    raw[4096..5120].fill(0);
+    (raw, 4096..5120)
+}
+
+#[test]
+fn a_write_lands_in_its_block_or_grain_and_needs_one() {
+    let (raw, hole) = tiny();
+    for zeros in [false, true] {
+        let file = vdi::image(&raw, 512, true, zeros, false);
+        write_in_the_middle(&VDI, &raw, &file, hole.clone());
+        let shape = Shape {
+            grain: 1,
+            backwards: true,
+            zeros,
+            ..Shape::default()
+        };
+        write_in_the_middle(&VMDK, &raw, &vmdk::sparse(&raw, shape), hole.clone());
+    }
+}
+
+// --- others' eyes ---
+
+#[test]
+fn vmdk_samples_read_as_others_read_them() {
+    let name = "vmdk_samples_read_as_others_read_them";
+    let (true, Some(samples)) = (called(name), samples(name)) else {
+        return;
+    };
+    let dir = scratch();
+    let there = samples.join("containers");
+    for sample in [
+        "mono_sparse_min.vmdk.xz",
+        "plaso_monosparse.vmdk.xz",
+        "stream_opt.vmdk.xz",
+        "tw_sparse-s001.vmdk.xz",
+    ] {
+        let bytes = tool("xz", &["-dc", arg(&there.join(sample))]).stdout;
+        fs::write(dir.path().join(sample.trim_end_matches(".xz")), bytes).unwrap();
+    }
+    let set = fs::read(there.join("tw_sparse.vmdk")).unwrap();
+    fs::write(dir.path().join("tw_sparse.vmdk"), set).unwrap();
+    for sample in [
+        "mono_sparse_min.vmdk",
+        "plaso_monosparse.vmdk",
+        "stream_opt.vmdk",
+        "tw_sparse.vmdk",
+    ] {
+        let image = dir.path().join(sample);
+        let own = own_reading(&image, "vmdk");
+        assert!(own == by_qemu(&image, "vmdk"), "{sample}: qemu");
+        // 7-Zip does not open this one ("Cannot open the file as [VMDK] archive").
+        if sample != "stream_opt.vmdk" {
+            assert!(own == by_7zip(&image, "vmdk"), "{sample}: 7-Zip");
+        }
+    }
+}
+
+#[test]
+fn vdi_and_vmdk_by_qemu_are_read_and_cleaned() {
+    if !called("vdi_and_vmdk_by_qemu_are_read_and_cleaned") {
+        return;
+    }
+    let raw = machine_disk();
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let (plain, cleaned_raw) = (path("plain.img"), path("plain.out"));
+    fs::write(&plain, &raw).unwrap();
+    declone(&["clean", arg(&plain), "-o", arg(&cleaned_raw), "--prove"]).exits(0);
+    let want = fs::read(&cleaned_raw).unwrap();
+    for (format, options) in [
+        (&VDI, "static=off"),
+        (&VDI, "static=on"),
+        (&VMDK, "subformat=monolithicSparse"),
+        (&VMDK, "subformat=monolithicSparse,zeroed_grain=on"),
+    ] {
+        let (image, out) = (path("in.bin"), path("out.bin"));
+        let args = ["convert", "-f", "raw", "-O", format.name, "-o", options];
+        tool(
+            "qemu-img",
+            &[&args[..], &[arg(&plain), arg(&image)]].concat(),
+        );
+        assert!(own_reading(&image, format.name) == raw, "{options}");
+        assert!(by_7zip(&image, format.name) == raw, "{options}: 7-Zip");
+        let ran = declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        assert!(!ran.out.contains("LEFT"), "{options}: {}", ran.out);
+        tool("qemu-img", &["check", "-f", format.name, arg(&out)]);
+        assert!(by_qemu(&out, format.name) == want, "{options}");
+        let (before, after) = (fs::read(&image).unwrap(), fs::read(&out).unwrap());
+        format.same_rest(options, &before, &after);
+        fs::remove_file(&out).unwrap();
+    }
+}
+
+/// Sets of files and streams: read whole, never written.
+#[test]
+fn sets_streams_and_deltas_of_vmdk_are_read_only() {
+    if !called("sets_streams_and_deltas_of_vmdk_are_read_only") {
+        return;
+    }
+    let raw = machine_disk();
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let (plain, image) = (path("plain.img"), path("a.vmdk"));
+    fs::write(&plain, &raw).unwrap();
+    let look = |image: &Path, word: &str| {
+        assert!(
+            own_reading(image, "vmdk") == by_qemu(image, "vmdk"),
+            "{word}"
+        );
+        let all = || {
+            let mut all: Vec<_> = fs::read_dir(dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .map(|path| (digest(&path), path))
+                .collect();
+            all.sort();
+            all
+        };
+        let before = all();
+        let ran = declone(&["scan", arg(image)]).exits(1);
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+        declone(&["verify", arg(image)]).exits(1);
+        let ran = declone(&["clean", arg(image), "--in-place"]).exits(3);
+        assert!(
+            ran.out.contains(word) && ran.out.contains("what to do:"),
+            "{}",
+            ran.out
+        );
+        assert_eq!(all(), before);
+    };
+    for (kind, word) in [
+        ("monolithicFlat", "clean the extent itself"),
+        ("twoGbMaxExtentSparse", "a disk in one file expected"),
+        ("twoGbMaxExtentFlat", "a disk in one file expected"),
+        ("streamOptimized", "streamOptimized"),
+    ] {
+        let options = format!("subformat={kind}");
+        let args = ["convert", "-f", "raw", "-O", "vmdk", "-o", &options];
+        tool(
+            "qemu-img",
+            &[&args[..], &[arg(&plain), arg(&image)]].concat(),
+        );
+        assert!(own_reading(&image, "vmdk") == raw, "{kind}");
+        look(
+            &image,
+            if kind == "monolithicFlat" {
+                "a-flat.vmdk"
+            } else {
+                word
+            },
+        );
+        if kind == "monolithicFlat" {
+            // As the advice says.
+            let flat = path("a-flat.vmdk");
+            declone(&["clean", arg(&flat), "--in-place", "--format", "raw"]).exits(0);
+            declone(&["scan", arg(&image)]).exits(0);
+        }
+    }
+    // A delta over a disk: read through, and refused when the disk below is another one.
+    let (parent, child) = (path("p.vmdk"), path("c.vmdk"));
+    tool(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "vmdk",
+            arg(&plain),
+            arg(&parent),
+        ],
+    );
+    tool(
+        "qemu-img",
+        &[
+            "create",
+            "-f",
+            "vmdk",
+            "-F",
+            "vmdk",
+            "-b",
+            "p.vmdk",
+            arg(&child),
+        ],
+    );
+    look(&child, "delta");
+    let ran = declone(&["clean", arg(&parent), "--in-place"]).exits(3);
+    assert!(ran.out.contains("its child c.vmdk"), "{}", ran.out);
+    let copy = path("copy.vmdk");
+    declone(&["clean", arg(&parent), "-o", arg(&copy)]).exits(0);
+    fs::rename(&copy, &parent).unwrap();
+    let ran = declone(&["scan", arg(&child)]).exits(3);
+    assert!(ran.out.contains("content ID"), "{}", ran.out);
+}
