@@ -36,4 +36,7 @@ mod oracle;
 mod refuse;
 mod run;
 mod support;
+mod wim;
+mod wim_hostile;
+mod wim_judges;
 mod witness;

@@ -296,7 +296,7 @@ fn refuse(
             error
                 .trail()
                 .iter()
-                .filter(|place| ["file", "log", "partition"].contains(&place.space))
+                .filter(|place| ["file", "log", "partition", "image"].contains(&place.space))
                 .map(|place| format!(", {} {}", place.space, place.value))
                 .collect::<String>()
         ));
@@ -307,7 +307,7 @@ fn refuse(
         match &volume.content {
             Content::Broken(error) => reasons.push(
                 Error::new(error.kind(), error.what().to_owned())
-                    .at("partition", volume.partition)
+                    .at(volume.unit, volume.partition)
                     .advise(
                         "choose another partition with --partition if this one does not matter",
                     ),
@@ -317,7 +317,7 @@ fn refuse(
             {
                 reasons.push(
                     Error::refused(format!("{} volume: {reason}", volume.filesystem))
-                        .at("partition", volume.partition),
+                        .at(volume.unit, volume.partition),
                 );
             }
             _ => {}
@@ -369,7 +369,7 @@ impl Clean<'_> {
         let target = image::open(overlay.clone(), self.options)?;
         let staged = stage::stage(&target, self.plan)?;
         if let Some(writer) = &target.writer {
-            writer.write()?;
+            self.report.remarks.extend(writer.write()?);
         }
         let expected: Vec<Expected> = staged
             .iter()
@@ -390,8 +390,11 @@ impl Clean<'_> {
                     .iter()
                     .map(crate::tree::FileEntry::path)
                     .collect();
-                done.removals
-                    .push(RemovalFacts::new(volume.partition, paths, &staged.removal));
+                done.removals.push(RemovalFacts::new(
+                    (volume.unit, volume.partition),
+                    paths,
+                    &staged.removal,
+                ));
             }
         }
         drop(target);

@@ -67,6 +67,7 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
         .zip(&plan.volumes)
         .map(|(volume, part)| VolumeFacts {
             partition: volume.partition,
+            unit: volume.unit,
             disk_offset: volume.start.get(),
             len: volume.len,
             slot_kind: volume.slot_kind.clone(),
@@ -76,7 +77,7 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
                 Content::Files(_) => None,
                 Content::Closed(reason) => Some(reason.clone()),
                 Content::Broken(error) => Some(error.to_string()),
-                Content::Skipped => Some("another partition was chosen".to_owned()),
+                Content::Skipped => Some(format!("another {} was chosen", volume.unit)),
             },
             files: part.listing.files,
             installations: part.installations.clone(),

@@ -15,7 +15,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::{
     device::Neighbours,
     error::{Error, Kind, Result},
-    image::Options,
+    image::{ImageIndex, Options},
     report::{Document, ErrorFacts, ImageReport, Phase, text},
     rules::{self, Rule},
 };
@@ -88,6 +88,9 @@ struct Common {
     /// Look at this partition only
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
+    /// Look at this image of an archive (WIM) only, or at all of them, as without it
+    #[arg(long, value_name = "N|all", value_parser = image_index, conflicts_with = "partition")]
+    image_index: Option<ImageIndex>,
     /// Hash whole files
     #[arg(long, value_enum, value_name = "ALGORITHM")]
     hash: Option<Hash>,
@@ -238,11 +241,22 @@ enum RulesVerb {
     },
 }
 
+fn image_index(text: &str) -> std::result::Result<ImageIndex, String> {
+    match text {
+        "all" => Ok(ImageIndex::All),
+        number => match number.parse() {
+            Ok(number) if number > 0 => Ok(ImageIndex::One(number)),
+            _ => Err("a number from 1, or `all`, expected".to_owned()),
+        },
+    }
+}
+
 impl Common {
     fn options(&self, image: &Path) -> Options {
         Options {
             format: self.format.clone(),
             partition: self.partition,
+            image_index: self.image_index,
             near: Arc::new(Neighbours::of(image, &self.allow_file)),
         }
     }

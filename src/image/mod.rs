@@ -17,6 +17,15 @@ use crate::{
     volume::{self, ntfs::Ntfs},
 };
 
+/// Which images of an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageIndex {
+    /// Every one.
+    All,
+    /// Only this one, counted from 1.
+    One(u32),
+}
+
 /// How to open.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -24,6 +33,8 @@ pub struct Options {
     pub format: Option<String>,
     /// `--partition`: only this one.
     pub partition: Option<u32>,
+    /// `--image-index`: this image of an archive, or all.
+    pub image_index: Option<ImageIndex>,
     /// Where files that the image names may come from.
     pub near: Arc<Neighbours>,
 }
@@ -61,11 +72,16 @@ pub struct Image {
     pub facts: Facts,
 }
 
+const UNIT_IMAGE: &str = "image";
+const UNIT_PARTITION: &str = "partition";
+
 /// One slot of the partition table with what is in it.
 #[derive(Debug)]
 pub struct Volume {
-    /// Partition number as users count, from 1.
+    /// Partition number as users count, from 1; in an archive the image's.
     pub partition: u32,
+    /// What the number counts: "partition" or "image".
+    pub unit: &'static str,
     /// First byte in the disk.
     pub start: DiskOffset,
     /// Length in bytes.
@@ -105,6 +121,12 @@ impl Volume {
             Content::Files(tree) => Some(tree.as_ref()),
             _ => None,
         }
+    }
+
+    /// Whether it is an image of an archive: its files have no place in a disk.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        self.unit == UNIT_IMAGE
     }
 
     /// Down the ladder: volume to disk.
@@ -174,7 +196,10 @@ impl Volume {
             .find(|place| place.space == "volume offset")
             .and_then(|place| u64::from_str_radix(place.value.trim_start_matches("0x"), 16).ok())
             .map(VolumeOffset);
-        let mut error = error.at("partition", self.partition);
+        let mut error = error.at(self.unit, self.partition);
+        if self.is_image() {
+            return error;
+        }
         if let Some(at) = inside.and_then(|at| self.disk_offset(at)) {
             error = error.at("disk offset", at);
         }
@@ -205,10 +230,11 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
     let opened = container::open(Arc::clone(&file), options.format.as_deref(), &options.near)?;
     let mut opened = opened;
     let mut writer = None;
+    let only = chosen(opened.archive.is_some(), options)?;
     let (table, volumes) = match opened.archive.take() {
         Some(archive) => {
             writer = Some(archive.writer());
-            (Table::none(), open_images(&opened, archive, options))
+            (Table::none(), open_images(&opened, archive, only))
         }
         None => {
             let table = partition::read(&opened.disk)?;
@@ -219,7 +245,7 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
             (table, volumes)
         }
     };
-    if let Some(number) = options.partition
+    if let Some(number) = only
         && !volumes.iter().any(|volume| volume.partition == number)
     {
         let known: Vec<String> = volumes.iter().map(|v| v.partition.to_string()).collect();
@@ -253,18 +279,37 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
     })
 }
 
+/// The number that `--partition` or `--image-index` names, each for what it is meant for.
+fn chosen(archive: bool, options: &Options) -> Result<Option<u32>> {
+    let wrong = |what: &str, advice: &str| Err(Error::new(Kind::Usage, what).advise(advice));
+    match (archive, options.partition, options.image_index) {
+        (true, Some(_), _) => wrong(
+            "--partition: a disk expected, found an archive",
+            "--image-index N chooses an image of it",
+        ),
+        (false, _, Some(_)) => wrong(
+            "--image-index: an archive expected, found a disk",
+            "--partition N chooses a partition of it",
+        ),
+        (true, None, Some(ImageIndex::One(number))) => Ok(Some(number)),
+        (true, None, _) => Ok(None),
+        (false, number, None) => Ok(number),
+    }
+}
+
 /// The images of an archive, each as a volume that begins where the file begins.
 fn open_images(
     opened: &container::Opened,
     archive: container::Archive,
-    options: &Options,
+    only: Option<u32>,
 ) -> Vec<Volume> {
-    let chosen = |number| options.partition.is_none_or(|only| only == number);
+    let chosen = |number| only.is_none_or(|only| only == number);
     archive
         .images
         .into_iter()
         .map(|image| Volume {
             partition: image.number,
+            unit: UNIT_IMAGE,
             start: DiskOffset(0),
             len: opened.file_len,
             slot_kind: match image.about.is_empty() {
@@ -293,6 +338,7 @@ impl Image {
 fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Result<Volume> {
     let mut volume = Volume {
         partition: slot.number,
+        unit: UNIT_PARTITION,
         start: DiskOffset(slot.start),
         len: slot.len,
         slot_kind: slot.kind.clone(),

@@ -218,7 +218,7 @@ pub(super) fn object(
                 replay.len_after, entry.len
             ))
             .at("file", entry.path())
-            .at("partition", volume.partition)
+            .at(volume.unit, volume.partition)
             .advise("start and shut down Windows once on the master, then capture it again"),
         );
     }

@@ -45,6 +45,8 @@ pub struct Plan {
 pub struct VolumePlan {
     /// Partition number.
     pub partition: u32,
+    /// What the number counts: "partition" or "image".
+    pub unit: &'static str,
     /// Windows directories.
     pub installations: Vec<String>,
     /// Hives and copies, with what was read of them.
@@ -295,9 +297,10 @@ fn plan_volume(
 ) -> Result<(VolumePlan, Vec<Store>)> {
     let mut part = VolumePlan {
         partition: volume.partition,
+        unit: volume.unit,
         ..VolumePlan::default()
     };
-    let what = format!("partition {}", volume.partition);
+    let what = format!("{} {}", volume.unit, volume.partition);
     let tree = match &volume.content {
         Content::Files(tree) => tree.as_ref(),
         Content::Closed(reason) => {
@@ -309,7 +312,7 @@ fn plan_volume(
             return Ok((part, Vec::new()));
         }
         Content::Skipped => {
-            part.skip(what, "another partition was chosen");
+            part.skip(what, format!("another {} was chosen", volume.unit));
             return Ok((part, Vec::new()));
         }
     };
@@ -329,8 +332,8 @@ fn plan_volume(
     if census.problem_count > 0 {
         part.skip(
             format!(
-                "{} file records of partition {}",
-                census.problem_count, volume.partition
+                "{} file records of {} {}",
+                census.problem_count, volume.unit, volume.partition
             ),
             census.problems.first().cloned().unwrap_or_default(),
         );
@@ -377,7 +380,7 @@ fn refuse_two_faces(part: &mut VolumePlan) {
                     "file to remove: one that is no hive and no log expected, found {}",
                     names.join(" = ")
                 ))
-                .at("partition", part.partition)
+                .at(part.unit, part.partition)
                 .advise("remove the hard link in Windows, then capture again"),
             );
         }
@@ -405,7 +408,7 @@ fn sort_logs(tree: &dyn FileTree, part: &mut VolumePlan) -> Result<()> {
                 ))
                 .at("file", log.path())
                 .at("hive", hive.entry.path())
-                .at("partition", part.partition)
+                .at(part.unit, part.partition)
                 .advise("start and shut down Windows once on the master, then capture it again"),
             );
         }
@@ -496,10 +499,17 @@ fn plan_file(
             }
         }
         let record = entry.id.0 & 0xFFFF_FFFF_FFFF;
-        let mut places = vec![Place {
-            space: "file record",
-            value: record.to_string(),
-        }];
+        let mut places = Vec::new();
+        match volume.is_image() {
+            true => places.push(Place {
+                space: volume.unit,
+                value: volume.partition.to_string(),
+            }),
+            false => places.push(Place {
+                space: "file record",
+                value: record.to_string(),
+            }),
+        }
         if let Ok(at) = tree.record_offset(record, 0) {
             ladder(volume, at, &mut places);
         }
@@ -580,15 +590,17 @@ fn dashed(digits: &str) -> String {
 
 /// Adds the rungs from the volume down to the image file.
 fn ladder(volume: &Volume, at: VolumeOffset, places: &mut Vec<Place>) {
+    if !volume.is_image() {
+        places.push(Place {
+            space: "volume offset",
+            value: at.to_string(),
+        });
+    }
     places.push(Place {
-        space: "volume offset",
-        value: at.to_string(),
-    });
-    places.push(Place {
-        space: "partition",
+        space: volume.unit,
         value: volume.partition.to_string(),
     });
-    if let Some(disk) = volume.disk_offset(at) {
+    if let Some(disk) = volume.disk_offset(at).filter(|_| !volume.is_image()) {
         places.push(Place {
             space: "disk offset",
             value: disk.to_string(),
@@ -614,7 +626,7 @@ pub fn refusals(image: &Image, plan: &mut Plan, accept_dirty: bool) -> Vec<Error
         if part.has_edits() {
             out.extend(part.obstacles.iter().map(|obstacle| {
                 Error::refused(obstacle.what.clone())
-                    .at("partition", volume.partition)
+                    .at(volume.unit, volume.partition)
                     .advise(obstacle.advice.clone())
             }));
         }

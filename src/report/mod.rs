@@ -113,6 +113,9 @@ pub struct ContainerFacts {
 pub struct VolumeFacts {
     /// Partition number.
     pub partition: u32,
+    /// What the number counts: "partition" or "image".
+    #[serde(skip)]
+    pub unit: &'static str,
     /// First byte in the disk.
     pub disk_offset: u64,
     /// Length.
@@ -209,6 +212,9 @@ pub struct Done {
 pub struct RemovalFacts {
     /// Partition number.
     pub partition: u32,
+    /// What the number counts: "partition" or "image".
+    #[serde(skip)]
+    pub unit: &'static str,
     /// Removed paths.
     pub paths: Vec<String>,
     /// File records freed.
@@ -224,9 +230,14 @@ pub struct RemovalFacts {
 impl RemovalFacts {
     /// Puts it together.
     #[must_use]
-    pub fn new(partition: u32, paths: Vec<String>, removal: &Removal) -> Self {
+    pub fn new(
+        (unit, partition): (&'static str, u32),
+        paths: Vec<String>,
+        removal: &Removal,
+    ) -> Self {
         Self {
             partition,
+            unit,
             paths,
             records: removal.records,
             index_entries: removal.index_entries,

@@ -160,14 +160,21 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
         .as_ref()
         .map(|n| format!(" \"{n}\""))
         .unwrap_or_default();
-    writeln!(
+    write!(
         out,
-        "  partition {}: {}{name}, {} at disk offset {:#x}",
-        volume.partition,
-        volume.filesystem,
-        size(volume.len),
-        volume.disk_offset
+        "  {} {}: {}{name}, ",
+        volume.unit, volume.partition, volume.filesystem
     )?;
+    // An image of an archive has no place of its own.
+    match volume.unit {
+        "image" => writeln!(out, "{}", volume.slot_kind)?,
+        _ => writeln!(
+            out,
+            "{} at disk offset {:#x}",
+            size(volume.len),
+            volume.disk_offset
+        )?,
+    }
     if let Some(reason) = &volume.closed {
         writeln!(out, "    not read: {reason}")?;
         return Ok(());
@@ -288,6 +295,16 @@ fn write_done(out: &mut String, done: &Done) -> fmt::Result {
         )?;
     }
     for removal in &done.removals {
+        if removal.unit == "image" {
+            writeln!(
+                out,
+                "  image {}: {} files removed ({} names)",
+                removal.partition,
+                removal.paths.len(),
+                removal.index_entries
+            )?;
+            continue;
+        }
         writeln!(
             out,
             "  partition {}: {} files removed ({} file records, {} index entries, {} clusters \

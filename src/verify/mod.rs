@@ -155,8 +155,10 @@ fn look(
             let hit = Hit { offset, len, token };
             out.hits.push(hit_in_image(volume, &hit)?);
         }
-        out.searched
-            .push((format!("partition {} $MFT", volume.partition), searched));
+        if !volume.is_image() {
+            out.searched
+                .push((format!("partition {} $MFT", volume.partition), searched));
+        }
         let mut areas = want.areas.clone();
         areas.push(("everything written".to_owned(), inside));
         for log in &part.logs {
@@ -171,8 +173,10 @@ fn look(
             for hit in &hits {
                 out.hits.push(hit_in_image(volume, hit)?);
             }
-            out.searched
-                .push((format!("partition {} {label}", volume.partition), total));
+            out.searched.push((
+                format!("{} {} {label}", volume.unit, volume.partition),
+                total,
+            ));
         }
     }
     out.hits.sort_unstable();
@@ -201,8 +205,8 @@ pub fn volumes(image: &Image, before: &Image) -> Vec<String> {
             _ => "none".to_owned(),
         };
         problems.push(format!(
-            "partition {}: a readable volume expected, found {why}",
-            old.partition
+            "{} {}: a readable volume expected, found {why}",
+            old.unit, old.partition
         ));
     }
     problems
@@ -214,8 +218,9 @@ fn check_listing(volume: &Volume, is: &Listing, want: &Listing, problems: &mut V
     }
     let same = (is.files, is.names) == (want.files, want.names);
     problems.push(format!(
-        "listing of partition {}: {} files and {} names expected (before minus removed), found {} \
+        "listing of {} {}: {} files and {} names expected (before minus removed), found {} \
          and {}{}",
+        volume.unit,
         volume.partition,
         want.files,
         want.names,
@@ -249,7 +254,7 @@ pub fn structure(
             _ => Vec::new(),
         };
         for problem in found.iter().filter(|problem| !old.contains(problem)) {
-            problems.push(format!("partition {}: {problem}", volume.partition));
+            problems.push(format!("{} {}: {problem}", volume.unit, volume.partition));
         }
         witness_volume(image, volume, want, &mut problems, &mut witnesses)?;
         let device = image.volume_device(volume)?;

@@ -14,6 +14,7 @@
 //!   what they share.
 //! - [`vhd_builder`]: VHD around a raw disk, and the disk out of a VHD.
 //! - [`vhdx_builder`]: the same for VHDX, and its log.
+//! - [`wim_builder`]: WIM archives without compression, and a strict reader of them.
 //! - [`fixtures`]: the recipes of what lies in `fixtures/`.
 //! - [`pack`]: the small form in which built images lie in `fixtures/`.
 #![allow(dead_code, unreachable_pub, missing_docs, unused_imports)]
@@ -38,5 +39,6 @@ pub mod vhd_builder;
 pub mod vhdx_builder;
 pub mod vmdk_builder;
 pub mod volumes;
+pub mod wim_builder;
 
 pub use sms::sms2003_disk;

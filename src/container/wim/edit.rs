@@ -19,10 +19,13 @@ use super::{
 use crate::{
     bytes::{View, all_zero, put},
     error::{Error, Result},
+    text::WinPath,
 };
 
 /// Bytes compared and hashed in one go.
 const STEP: u64 = 1 << 20;
+/// Most remarks on contents that stay.
+const MAX_KEPT: usize = 10;
 /// Zeros are written in pages, so that what is zero already stays untouched.
 const PAGE: u64 = 4096;
 
@@ -355,8 +358,8 @@ fn count_refs(wim: &Wim, edits: &[ImageEdit]) -> HashMap<Hash, u32> {
     refs
 }
 
-/// Writes what is pending.
-pub(super) fn write(wim: &Wim) -> Result<()> {
+/// Writes what is pending; says what of the old contents stays.
+pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
     let pending = std::mem::take(&mut *wim.pending()?);
     let file = &wim.file;
     let (renamed, mut new_blobs) = new_contents(wim, &pending)?;
@@ -365,10 +368,11 @@ pub(super) fn write(wim: &Wim) -> Result<()> {
         edits.extend(image_edit(wim, image, &pending, &renamed)?);
     }
     if edits.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let refs = count_refs(wim, &edits);
-    let mut xml = wim.xml.clone();
+    let xml = wim.xml.clone();
+    let mut xml = xml.ok_or_else(|| Error::internal("WIM XML data: none to be changed"))?;
     let mut new_metadata: HashMap<usize, Packed> = HashMap::new();
     for edit in &edits {
         let Tree {
@@ -406,9 +410,10 @@ pub(super) fn write(wim: &Wim) -> Result<()> {
             continue;
         }
         let count = refs.get(&blob.hash).copied().unwrap_or(0);
-        let refs = match touched.contains(&blob.hash) {
-            true => count,
-            false => blob.refs,
+        // A wrong count stays as it is, but contents that a file has never go.
+        let refs = match (touched.contains(&blob.hash), blob.refs) {
+            (true, _) | (false, 0) => count,
+            (false, listed) => listed,
         };
         if refs > 0 {
             table.push((Blob { refs, ..*blob }, None));
@@ -431,7 +436,77 @@ pub(super) fn write(wim: &Wim) -> Result<()> {
         }
         new_blobs = rest;
     }
-    lay_out(wim, table, xml)
+    lay_out(wim, table, xml)?;
+    Ok(kept_contents(wim, &pending, &renamed, &edits))
+}
+
+/// A remark for each old contents of a changed or removed file that another file has, too.
+fn kept_contents(
+    wim: &Wim,
+    pending: &Pending,
+    renamed: &HashMap<(usize, usize), Hash>,
+    edits: &[ImageEdit],
+) -> Vec<String> {
+    let name = |image: usize, number: usize| {
+        let tree = wim.trees.get(image);
+        let path = tree.map(|tree| tree.metadata.path(number));
+        let path = WinPath(path.unwrap_or_default());
+        format!("{path} of image {}", image.saturating_add(1))
+    };
+    let mut old: HashMap<Hash, (usize, usize)> = HashMap::new();
+    for key in pending.gone.iter().chain(renamed.keys()) {
+        let tree = wim.trees.get(key.0);
+        let Some(one) = tree.and_then(|tree| tree.metadata.dentries.get(key.1)) else {
+            continue;
+        };
+        let streams = match pending.gone.contains(key) {
+            true => one.streams.as_slice(),
+            false => {
+                let data = one.data.and_then(|at| one.streams.get(at));
+                data.map(std::slice::from_ref).unwrap_or_default()
+            }
+        };
+        for stream in streams
+            .iter()
+            .filter(|stream| stream.hash != format::NO_HASH)
+        {
+            if renamed.get(key) != Some(&stream.hash) {
+                let first = old.entry(stream.hash).or_insert(*key);
+                *first = (*first).min(*key);
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    for (image, tree) in wim.trees.iter().enumerate() {
+        let edit = edits.iter().find(|edit| edit.image == image);
+        for (number, one) in tree.metadata.dentries.iter().enumerate() {
+            if edit.is_some_and(|edit| edit.gone.contains(&number)) {
+                continue;
+            }
+            for stream in &one.streams {
+                let new = edit.is_some_and(|edit| {
+                    let mut places = edit.hashes.iter();
+                    places.any(|(at, _)| *at == stream.hash_at)
+                });
+                if let Some(of) = old.get(&stream.hash).filter(|_| !new) {
+                    let said = || {
+                        format!(
+                            "the old contents of {} are still in the file: {} has the same",
+                            name(of.0, of.1),
+                            name(image, number)
+                        )
+                    };
+                    out.entry(*of).or_insert_with(said);
+                }
+            }
+        }
+    }
+    let more = out.len().saturating_sub(MAX_KEPT);
+    let mut said: Vec<String> = out.into_values().take(MAX_KEPT).collect();
+    if more > 0 {
+        said.push(format!("so are those of {more} more files"));
+    }
+    said
 }
 
 fn refs_of(hash: &Hash, wim: &Wim, edits: &[ImageEdit]) -> u32 {
@@ -818,14 +893,15 @@ pub(super) fn problems(wim: &Wim, image: usize) -> Result<Vec<String>> {
         return Ok(out);
     }
     let refs = count_refs(wim, &[]);
-    for (index, blob) in file.blobs.iter().enumerate() {
+    for blob in &file.blobs {
         if blob.is_metadata() || blob.is_solid_resource() {
             continue;
         }
         let found = refs.get(&blob.hash).copied().unwrap_or(0);
         if found != blob.refs {
             out.push(format!(
-                "WIM blob {index}: {} references expected, found {found}",
+                "WIM blob {}: {} references expected, found {found}",
+                hex::encode(blob.hash),
                 blob.refs
             ));
         }

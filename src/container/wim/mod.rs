@@ -19,7 +19,7 @@ use std::{
 
 use super::{Edges, Facts, Format, Open, Source, format as magics};
 use crate::{
-    error::{At, Error, Result},
+    error::{At, Error, Kind, Result},
     text::{WinPath, escape},
     tree::{FileTree, Obstacle},
 };
@@ -81,10 +81,11 @@ impl Archive {
 }
 
 impl Writer {
-    /// Makes the new file of what the trees were told. Nothing was told: nothing is written.
+    /// Makes the new file of what the trees were told. Nothing was told: nothing is written. Gives
+    /// remarks: old contents that stay, because another file has the same.
     ///
     /// `Refused` when the file would have to grow and its device cannot.
-    pub fn write(&self) -> Result<()> {
+    pub fn write(&self) -> Result<Vec<String>> {
         edit::write(&self.0)
     }
 }
@@ -119,7 +120,8 @@ struct Pending {
 #[derive(Debug)]
 struct Wim {
     file: File,
-    xml: Xml,
+    /// None: it is not as it should be, and nothing is written.
+    xml: Option<Xml>,
     trees: Vec<Tree>,
     obstacles: Vec<Obstacle>,
     owners: Vec<Option<(usize, usize)>>,
@@ -240,20 +242,32 @@ fn ids_of(metadata: &Metadata) -> (Vec<u64>, HashMap<u64, usize>) {
 fn open(source: &Source<'_>) -> Result<Archive> {
     let file = File::open(source.host)?;
     let header = &file.header;
-    if header.parts != 1 || header.is(flag::SPANNED) {
+    if (header.part, header.parts) != (1, 1) || header.is(flag::SPANNED) {
         return Err(Error::refused(format!(
             "WIM: a whole archive expected, found part {} of {}",
             header.part, header.parts
         ))
         .advise("join the parts first: wimjoin all.wim part*.swm"));
     }
-    let xml =
-        Xml::parse(&file.xml()?).at("image offset", format_args!("{:#x}", header.xml.offset))?;
+    let xml = match file.xml() {
+        Ok(bytes) => Xml::parse(&bytes),
+        Err(error) if error.kind() == Kind::Limit => Err(error),
+        Err(error) => return Err(error),
+    };
     let mut trees = Vec::new();
+    let mut total = 0_u64;
     // An entry that nothing references is no image, whatever it holds.
     let listed = file.blobs.iter().enumerate();
     for (index, blob) in listed.filter(|(_, blob)| blob.is_metadata() && blob.refs != 0) {
         let number = trees.len().saturating_add(1);
+        total = total.saturating_add(blob.len());
+        if total > read::METADATA_LIMIT {
+            return Err(Error::limit(format!(
+                "WIM metadata: at most {} bytes of all images expected, found more",
+                read::METADATA_LIMIT
+            ))
+            .at("image", number));
+        }
         let metadata = file
             .metadata(blob)
             .and_then(Metadata::parse)
@@ -288,6 +302,8 @@ fn open(source: &Source<'_>) -> Result<Archive> {
         .at("image offset", "0x60"));
     }
     let obstacles = obstacles(&file, &xml);
+    let xml = xml.ok();
+    let abouts = xml.as_ref().map(Xml::abouts).unwrap_or_default();
     let facts = Facts {
         kind: Some(kind_of(&file)),
         block_size: (header.chunk_size > 0).then_some(u64::from(header.chunk_size)),
@@ -309,7 +325,7 @@ fn open(source: &Source<'_>) -> Result<Archive> {
     let images = (1_u32..)
         .zip(0..wim.trees.len())
         .map(|(number, index)| {
-            let about = wim.xml.about(number);
+            let about = abouts.get(&number).cloned().unwrap_or_default();
             let parts = [about.edition, about.version, about.architecture];
             ArchiveImage {
                 number,
@@ -341,7 +357,7 @@ fn kind_of(file: &File) -> String {
     }
 }
 
-fn obstacles(file: &File, xml: &Xml) -> Vec<Obstacle> {
+fn obstacles(file: &File, xml: &Result<Xml>) -> Vec<Obstacle> {
     let header = &file.header;
     let mut out = Vec::new();
     let mut add = |id, what: &str, advice: &str| {
@@ -365,11 +381,25 @@ fn obstacles(file: &File, xml: &Xml) -> Vec<Obstacle> {
             "let the program that writes it finish; if it crashed, take another copy of the file",
         );
     }
-    if xml.is_encrypted() {
+    if xml.as_ref().is_ok_and(Xml::is_encrypted) {
         add(
             "wim-encrypted",
             "WIM: readable contents expected, found an encrypted ESD",
             "decrypt it first",
+        );
+    }
+    if let Err(error) = xml {
+        add(
+            "wim-xml",
+            error.what(),
+            "its counts cannot be kept right: make it anew, wimexport IMAGE all new.wim",
+        );
+    }
+    if file.blobs.iter().any(|blob| blob.part != header.part) {
+        add(
+            "wim-part",
+            "WIM blob table: contents in this part expected, found some in another part",
+            "join the parts first: wimjoin all.wim part*.swm",
         );
     }
     if !file.solids.is_empty() {

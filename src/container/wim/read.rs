@@ -22,7 +22,7 @@ const TABLE_LIMIT: u64 = 512 << 20;
 const XML_LIMIT: u64 = 16 << 20;
 /// Metadata may be so many times longer than the file: more is a bomb.
 const METADATA_RATIO: u64 = 512;
-const METADATA_LIMIT: u64 = 2 << 30;
+pub(super) const METADATA_LIMIT: u64 = 2 << 30;
 
 /// A length as a position.
 pub(super) fn wide(len: usize) -> u64 {
@@ -362,6 +362,8 @@ impl File {
             .at("image offset", format_args!("{:#x}", table.offset)));
         }
         let mut run = 0_usize;
+        // Where the next solid resource of the run begins.
+        let mut start = 0_u64;
         let mut in_run = false;
         for (index, entry) in entries.iter().enumerate() {
             let at = || {
@@ -378,6 +380,7 @@ impl File {
             let solid = blob.resource.is(res::SOLID);
             if solid && !in_run {
                 run = run.saturating_add(1);
+                start = 0;
             }
             in_run = solid;
             let here = self.header.part == blob.part;
@@ -386,14 +389,9 @@ impl File {
                     .check_inside("WIM solid resource", self.host.len())
                     .at("image offset", at())?;
                 let chunks = self.solid_chunks(&blob.resource).at("image offset", at())?;
-                let start = self
-                    .solids
-                    .iter()
-                    .filter(|other| other.run == run)
-                    .map(|other| other.start.saturating_add(other.chunks.len))
-                    .max()
-                    .unwrap_or(0);
+                let len = chunks.len;
                 self.solids.push(Solid { start, run, chunks });
+                start = start.saturating_add(len);
             } else if !solid && here {
                 blob.resource
                     .check_inside("WIM resource", self.host.len())
@@ -453,12 +451,18 @@ impl File {
     /// A resource that is read whole and is not too long for that.
     fn small(&self, one: &Resource, what: &str, limit: u64) -> Result<Vec<u8>> {
         one.check_inside(what, self.host.len())?;
-        if one.len > limit || (!one.is(res::COMPRESSED) && one.size != one.len) {
-            return Err(Error::limit(format!(
-                "{what}: at most {limit} bytes expected, found {} ({} in the file)",
-                one.len, one.size
-            ))
-            .at("image offset", format_args!("{:#x}", one.offset)));
+        let at = |error: Error| error.at("image offset", format_args!("{:#x}", one.offset));
+        if !one.is(res::COMPRESSED) && one.size != one.len {
+            return Err(at(Error::malformed(format!(
+                "{what}: as many bytes in the file as contents expected, found {} and {}",
+                one.size, one.len
+            ))));
+        }
+        if one.len > limit {
+            return Err(at(Error::limit(format!(
+                "{what}: at most {limit} bytes expected, found {}",
+                one.len
+            ))));
         }
         self.whole(one, what)
     }

@@ -132,11 +132,10 @@ impl ImageTree {
                 continue;
             };
             let mut hash = Sha1::new();
-            for name in tree.metadata.path(*number).iter().chain([&one.short]) {
-                for unit in name.units() {
-                    hash.update(unit.to_le_bytes());
-                }
-                hash.update([0, 0]);
+            // Its path, in one number: names all the way up would be slow in a deep tree.
+            hash.update(tree.ids.get(*number).copied().unwrap_or(0).to_le_bytes());
+            for unit in one.name.units().iter().chain(&[0]).chain(one.short.units()) {
+                hash.update(unit.to_le_bytes());
             }
             hash.update(one.attributes.to_le_bytes());
             hash.update(one.security.to_le_bytes());

@@ -1,7 +1,7 @@
 //! The XML data: what a report shows of the images, and the counts that a removal changes. It is
 //! patched as text: whatever else stands in it stays.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +13,9 @@ pub(super) struct About {
     pub version: Option<String>,
     pub architecture: Option<String>,
 }
+
+/// Before the number of an image.
+const IMAGE_MARK: &str = "<IMAGE INDEX=\"";
 
 /// The text of the XML data.
 #[derive(Clone, Debug)]
@@ -60,6 +63,30 @@ impl Xml {
         Some(from..from.checked_add(len)?)
     }
 
+    /// What is said of each image, in one pass.
+    pub(super) fn abouts(&self) -> HashMap<u32, About> {
+        let mut found = HashMap::new();
+        let mut at = 0;
+        while let Some(text) = self.text.get(at..)
+            && let Some(start) = text.find(IMAGE_MARK)
+        {
+            let text = text.get(start..).unwrap_or_default();
+            let digits = text
+                .get(IMAGE_MARK.len()..)
+                .and_then(|rest| rest.split('"').next());
+            let number = digits.and_then(|digits| digits.parse().ok());
+            let (Some(number), Some(len)) = (number, text.find("</IMAGE>")) else {
+                break;
+            };
+            let start = at.saturating_add(start);
+            at = start.saturating_add(len);
+            found
+                .entry(number)
+                .or_insert_with(|| self.about(&(start..at)));
+        }
+        found
+    }
+
     fn image(&self, number: u32) -> Option<Range<usize>> {
         let start = self.text.find(&format!("<IMAGE INDEX=\"{number}\">"))?;
         let len = self.text.get(start..)?.find("</IMAGE>")?;
@@ -71,12 +98,9 @@ impl Xml {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    pub(super) fn about(&self, number: u32) -> About {
-        let Some(image) = self.image(number) else {
-            return About::default();
-        };
-        let get = |tag: &str| self.text_at(self.inside(&image, tag));
-        let version = self.inside(&image, "VERSION").and_then(|version| {
+    fn about(&self, image: &Range<usize>) -> About {
+        let get = |tag: &str| self.text_at(self.inside(image, tag));
+        let version = self.inside(image, "VERSION").and_then(|version| {
             let part = |tag: &str| self.text_at(self.inside(&version, tag));
             let parts: Vec<String> = ["MAJOR", "MINOR", "BUILD"]
                 .iter()

@@ -72,7 +72,7 @@ pub(super) fn plan(
                 "{role}: a hive that can be edited expected, it is {what} and holds the identity"
             ))
             .at("file", &path)
-            .at("partition", volume.partition)
+            .at(volume.unit, volume.partition)
             .advise(
                 "delete it on the master (rdisk /s makes a new one), or unpack it there (expand) \
                  to SOFTWARE in the same directory and delete the packed file; then capture again",

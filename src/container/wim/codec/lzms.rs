@@ -665,6 +665,9 @@ impl RangeWriter {
     }
 }
 
+/// Words of the shortest chunk.
+const LEAST_WORDS: usize = 4;
+
 #[derive(Default)]
 struct BackWriter {
     out: Vec<u16>,
@@ -827,8 +830,12 @@ impl Encoder {
         );
         let front = range.finish();
         let behind = back.finish();
+        // 7-Zip takes nothing shorter; what is between the two streams is not read.
+        let words = front.len() + behind.len();
+        let between = std::iter::repeat_n(&0, LEAST_WORDS.saturating_sub(words));
         front
             .iter()
+            .chain(between)
             .chain(behind.iter().rev())
             .flat_map(|word| word.to_le_bytes())
             .collect()

@@ -1,0 +1,358 @@
+//! Archives that wimlib made, cleaned, and judged by wimlib and 7-Zip: both test them, both take them
+//! apart, and every file with its times and attributes is what went in, without the targets. Run by
+//! `tools/test` (DECLONE_WITNESS=1).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use crate::{
+    judges::{called, tool},
+    machine::{self, GUID, HIVES, TARGETS},
+    run::{arg, declone, scratch},
+    support::wim_builder as wim,
+    wim::{holds, tree},
+};
+
+/// Writes a tree into a directory.
+fn spread(node: &wim::Node, path: &Path) {
+    fs::create_dir_all(path).unwrap();
+    for child in &node.children {
+        let path = path.join(&child.name);
+        match child.attributes & wim::DIRECTORY {
+            0 => {
+                let data = child.streams.first().map(|s| s.1.clone());
+                fs::write(&path, data.unwrap_or_default()).unwrap();
+            }
+            _ => spread(child, &path),
+        }
+    }
+}
+
+/// The files below a directory.
+fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut out = BTreeMap::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(folder) = todo.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                todo.push(path);
+                continue;
+            }
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            out.insert(name, fs::read(&path).unwrap());
+        }
+    }
+    out
+}
+
+/// What `wimdir --detailed` says of each file, without what a clean may change.
+fn listing(image: &Path, number: &str) -> BTreeMap<String, Vec<String>> {
+    let output = tool("wimlib-imagex", &["dir", arg(image), number, "--detailed"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut out = BTreeMap::new();
+    for block in text.split("----------------------------------------------------------------") {
+        let path = block
+            .lines()
+            .find_map(|line| line.strip_prefix("Full Path"));
+        let Some(path) = path else { continue };
+        let path = path.split('"').nth(1).unwrap().to_owned();
+        let kept = block.lines().filter(|line| {
+            ![
+                "Hash",
+                "Offset in WIM",
+                "Compressed size",
+                "Link Group",
+                "Link Count",
+                "Reference Count",
+                "Raw size",
+            ]
+            .iter()
+            .any(|skip| line.trim_start().starts_with(skip))
+        });
+        out.insert(path, kept.map(str::to_owned).collect());
+    }
+    assert!(out.len() > 20, "{text}");
+    out
+}
+
+fn is_target(path: &str) -> bool {
+    let path = format!("/{path}").replace("//", "/").replace('/', "\\");
+    TARGETS
+        .iter()
+        .any(|target| target.eq_ignore_ascii_case(&path))
+}
+
+/// Cleans, and holds what wimlib and 7-Zip say against what they said before.
+fn judge(name: &str, image: &Path, images: usize) {
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let out = path("out.wim");
+    let before = fs::read(image).unwrap();
+    declone(&["clean", arg(image), "-o", arg(&out)]).exits(0);
+    let after = fs::read(&out).unwrap();
+    tool("wimlib-imagex", &["verify", arg(&out)]);
+    tool("7zz", &["t", arg(&out)]);
+    for number in 1..=images {
+        let number = number.to_string();
+        let (was, is, seven) = (
+            path(&format!("was{number}")),
+            path(&format!("is{number}")),
+            path(&format!("seven{number}")),
+        );
+        tool(
+            "wimlib-imagex",
+            &["apply", arg(image), &number, arg(&was), "--no-acls"],
+        );
+        tool(
+            "wimlib-imagex",
+            &["apply", arg(&out), &number, arg(&is), "--no-acls"],
+        );
+        tool(
+            "7zz",
+            &["x", "-y", &format!("-o{}", arg(&seven)), arg(&out)],
+        );
+        let seven = match images {
+            1 => seven,
+            _ => seven.join(&number),
+        };
+        let (was, is) = (files(&was), files(&is));
+        let seven: BTreeMap<_, _> = files(&seven)
+            .into_iter()
+            .filter(|(path, _)| !path.ends_with(".xml") && !path.starts_with("[DELETED]"))
+            .collect();
+        assert!(is == seven, "{name}: wimlib and 7-Zip agree");
+        let want: Vec<_> = was.keys().filter(|path| !is_target(path)).collect();
+        assert_eq!(is.keys().collect::<Vec<_>>(), want, "{name}");
+        // wimlib does not capture RECYCLER.
+        assert_eq!(was.len(), is.len() + TARGETS.len() - 1, "{name}");
+        for (path, bytes) in &is {
+            let hive = HIVES
+                .iter()
+                .any(|hive| hive[1..].replace('\\', "/") == *path);
+            assert_eq!(*bytes != was[path], hive, "{name}: {path}");
+            assert_eq!(bytes.len(), was[path].len());
+            assert!(!holds(bytes, GUID.as_bytes()), "{name}: {path}");
+        }
+        let mut want = listing(image, &number);
+        want.retain(|path, _| !is_target(path));
+        assert_eq!(listing(&out, &number), want, "{name}");
+    }
+    // Nothing of the old is left: no changed chunk, no old hash.
+    let hive = machine::hive(5).build();
+    let old = sha(&hive);
+    assert!(
+        holds(&before, &old) && !holds(&after, &old),
+        "{name}: the hive's hash"
+    );
+    let (was, is) = (chunks(&before), chunks(&after));
+    let gone: Vec<_> = was.iter().filter(|chunk| !is.contains(*chunk)).collect();
+    assert!(gone.len() >= 4, "{name}: {} chunks", gone.len());
+    for chunk in gone.iter().filter(|chunk| chunk.len() >= 24) {
+        assert!(!holds(&after, chunk), "{name}: a chunk of what is gone");
+    }
+    // In place, undone, and again.
+    let copy = path("copy.wim");
+    fs::write(&copy, &before).unwrap();
+    if before.len() == after.len() {
+        let undo = path("undo");
+        declone(&["clean", arg(&copy), "--in-place", "--undo", arg(&undo)]).exits(0);
+        assert!(fs::read(&copy).unwrap() == after, "{name}: in place");
+        declone(&["undo", arg(&undo)]).exits(0);
+        assert!(fs::read(&copy).unwrap() == before, "{name}: undone");
+    } else {
+        eprintln!("{name}: {} bytes longer", after.len() - before.len());
+    }
+    let again = declone(&["clean", arg(&out), "--in-place"]).exits(0);
+    assert!(again.out.contains("Nothing to do"), "{name}");
+    assert!(fs::read(&out).unwrap() == after, "{name}");
+    declone(&["verify", arg(&out)]).exits(0);
+}
+
+/// The chunks of all compressed resources, as they lie in the file, and whole resources that are not.
+fn chunks(file: &[u8]) -> BTreeSet<Vec<u8>> {
+    let size = wim::get32(file, 0x14);
+    let table = wim::place(file, 0x30);
+    let mut out = BTreeSet::new();
+    for entry in file[table.at..table.at + table.size].chunks(50) {
+        let one = wim::place(entry, 0);
+        let bytes = &file[one.at..one.at + one.size];
+        if one.flags & 4 == 0 {
+            out.insert(bytes.to_vec());
+            continue;
+        }
+        let count = one.len.div_ceil(size);
+        let data = &bytes[4 * (count - 1)..];
+        let mut starts = vec![0];
+        starts.extend((1..count).map(|i| wim::get32(bytes, 4 * (i - 1))));
+        starts.push(data.len());
+        out.extend(
+            starts
+                .windows(2)
+                .map(|pair| data[pair[0]..pair[1]].to_vec()),
+        );
+    }
+    out
+}
+
+fn sha(bytes: &[u8]) -> Vec<u8> {
+    wim::sha1(bytes).to_vec()
+}
+
+#[test]
+fn archives_of_wimlib_in_every_compression() {
+    if !called("archives_of_wimlib_in_every_compression") {
+        return;
+    }
+    let dir = scratch();
+    let source = dir.path().join("source");
+    spread(&tree(), &source);
+    for (name, options) in [
+        ("none", &["--compress=none"][..]),
+        ("lzx", &["--compress=LZX"]),
+        ("lzx checked", &["--compress=LZX", "--check"]),
+        ("lzx boot", &["--compress=LZX", "--boot", "--check"]),
+        ("lzx 64K", &["--compress=LZX", "--chunk-size=64K"]),
+        ("lzx fast", &["--compress=LZX:20"]),
+        ("xpress", &["--compress=XPRESS"]),
+        ("xpress 4K", &["--compress=XPRESS", "--chunk-size=4K"]),
+        (
+            "xpress 64K",
+            &["--compress=XPRESS", "--chunk-size=64K", "--check"],
+        ),
+        ("lzms", &["--compress=LZMS"]),
+        ("lzms 32K", &["--compress=LZMS", "--chunk-size=32K"]),
+    ] {
+        let image = dir.path().join(format!("{}.wim", name.replace(' ', "-")));
+        tool(
+            "wimlib-imagex",
+            &[&["capture", arg(&source), arg(&image)], options].concat(),
+        );
+        judge(name, &image, 1);
+    }
+}
+
+#[test]
+fn archives_of_wimlib_with_a_history() {
+    if !called("archives_of_wimlib_with_a_history") {
+        return;
+    }
+    let dir = scratch();
+    let source = dir.path().join("source");
+    spread(&tree(), &source);
+    for method in ["LZX", "XPRESS", "none"] {
+        let image = dir.path().join(format!("{method}.wim"));
+        let compress = format!("--compress={method}");
+        tool(
+            "wimlib-imagex",
+            &[
+                "capture",
+                arg(&source),
+                arg(&image),
+                "one",
+                &compress,
+                "--check",
+            ],
+        );
+        fs::write(source.join("second.txt"), "only there").unwrap();
+        tool(
+            "wimlib-imagex",
+            &["append", arg(&source), arg(&image), "two", "--boot"],
+        );
+        judge(&format!("{method}, two images"), &image, 2);
+        // Others leave stale bytes when they change a file.
+        for command in [
+            "delete /second.txt",
+            "add /etc/hostname /new.txt",
+            "rename /new.txt /newer.txt",
+        ] {
+            tool(
+                "wimlib-imagex",
+                &["update", arg(&image), "2", &format!("--command={command}")],
+            );
+        }
+        judge(&format!("{method}, updated"), &image, 2);
+        fs::remove_file(source.join("second.txt")).unwrap();
+    }
+}
+
+#[test]
+fn archives_of_wimlib_that_are_refused() {
+    if !called("archives_of_wimlib_that_are_refused") {
+        return;
+    }
+    let dir = scratch();
+    let path = |name: &str| dir.path().join(name);
+    let source = path("source");
+    spread(&tree(), &source);
+    let (esd, pipable, whole) = (path("a.esd"), path("pipable.wim"), path("whole.wim"));
+    tool(
+        "wimlib-imagex",
+        &["capture", arg(&source), arg(&esd), "--solid"],
+    );
+    tool(
+        "wimlib-imagex",
+        &["capture", arg(&source), arg(&pipable), "--pipable"],
+    );
+    tool(
+        "wimlib-imagex",
+        &["capture", arg(&source), arg(&whole), "--compress=none"],
+    );
+    tool(
+        "wimlib-imagex",
+        &["split", arg(&whole), arg(&path("part.swm")), "0.02"],
+    );
+    for (image, scan, code, words) in [
+        (&esd, 1, 3, "solid"),
+        (&pipable, 4, 4, "pipable"),
+        (&path("part.swm"), 3, 3, "wimjoin"),
+        (&path("part2.swm"), 3, 3, "wimjoin"),
+    ] {
+        let before = fs::read(image).unwrap();
+        declone(&["scan", arg(image)]).exits(scan);
+        for args in [
+            vec!["clean", arg(image), "--in-place"],
+            vec!["clean", arg(image), "-n"],
+        ] {
+            let ran = declone(&args);
+            let said = format!("{}{}", ran.out, ran.err);
+            ran.exits(code);
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(fs::read(image).unwrap() == before);
+    }
+}
+
+#[test]
+fn the_builders_archives_are_right_for_others_too() {
+    if !called("the_builders_archives_are_right_for_others_too") {
+        return;
+    }
+    let dir = scratch();
+    for integrity in [None, Some(65_536)] {
+        let mut archive = wim::Wim::new(vec![tree(), tree()]);
+        archive.boot = 2;
+        archive.integrity = integrity;
+        let image = dir.path().join(format!("{integrity:?}.wim"));
+        let out = dir.path().join(format!("{integrity:?}.cleaned.wim"));
+        fs::write(&image, archive.build()).unwrap();
+        declone(&["clean", arg(&image), "-o", arg(&out)]).exits(0);
+        for path in [&image, &out] {
+            tool("wimlib-imagex", &["verify", arg(path)]);
+            tool("7zz", &["t", arg(path)]);
+        }
+        for number in ["1", "2"] {
+            let mut want = listing(&image, number);
+            want.retain(|path, _| !is_target(path));
+            assert_eq!(listing(&out, number), want);
+        }
+    }
+}
