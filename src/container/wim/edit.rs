@@ -39,8 +39,17 @@ struct Packed {
     old: u64,
 }
 
-/// Gives chunk after chunk: what it holds, and the old chunk with the same contents, if there is one.
-type Source<'a> = &'a mut dyn FnMut(usize, Range<u64>) -> Result<(Vec<u8>, Option<Vec<u8>>)>;
+/// An old compressed chunk, and what it is to a new one.
+enum Old {
+    None,
+    /// It holds the same.
+    Same(Vec<u8>),
+    /// It holds nearly the same: its matches are a good start.
+    Like(Vec<u8>),
+}
+
+/// Gives chunk after chunk: what it holds, and the old chunk in its place.
+type Source<'a> = &'a mut dyn FnMut(usize, Range<u64>) -> Result<(Vec<u8>, Old)>;
 
 /// Makes one resource of contents, chunk by chunk.
 struct Packer {
@@ -58,16 +67,21 @@ impl Packer {
         }
     }
 
-    fn encode(&mut self, method: Method, plain: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn encode(
+        &mut self,
+        method: Method,
+        plain: &[u8],
+        like: Option<&[u8]>,
+    ) -> Result<Option<Vec<u8>>> {
         if self.encoder.is_none() {
             let made = Encoder::new(method, self.chunk_size);
             self.encoder =
                 Some(made.map_err(|fault| Error::internal(format!("WIM codec: {fault}")))?);
         }
-        Ok(self
-            .encoder
-            .as_mut()
-            .and_then(|encoder| encoder.encode(plain)))
+        Ok(self.encoder.as_mut().and_then(|encoder| match like {
+            Some(old) => encoder.encode_like(old, plain),
+            None => encoder.encode(plain),
+        }))
     }
 
     /// The new resource's bytes, whether they are compressed, and the hash of the contents.
@@ -92,11 +106,14 @@ impl Packer {
             hash.update(&plain);
             starts.push(wide(data.len()));
             match (method, packed) {
-                (Some(_), Some(packed)) => data.extend(packed),
-                (Some(method), None) => match self.encode(method, &plain)? {
-                    Some(packed) => data.extend(packed),
-                    None => data.extend(plain),
-                },
+                (Some(_), Old::Same(packed)) => data.extend(packed),
+                (Some(method), old) => {
+                    let like = match &old {
+                        Old::Like(packed) => Some(packed.as_slice()),
+                        _ => None,
+                    };
+                    data.extend(self.encode(method, &plain, like)?.unwrap_or(plain));
+                }
                 (None, _) => data.extend(plain),
             }
         }
@@ -200,7 +217,8 @@ fn changed(file: &File, index: usize, change: &Change) -> Result<Packed> {
         let old = plain.clone();
         change.apply(range.start, &mut plain)?;
         let same = old == plain;
-        Ok((plain, packed_chunk(file, &chunks, at, same)?))
+        let packed = packed_chunk(file, &chunks, at)?;
+        Ok((plain, old_of(packed, same)))
     };
     let mut packer = Packer::new(file);
     let compress = blob.resource.is(res::COMPRESSED);
@@ -235,15 +253,24 @@ fn changed(file: &File, index: usize, change: &Change) -> Result<Packed> {
     })
 }
 
-/// The bytes of a chunk as they stand in the file, to be taken over.
-fn packed_chunk(file: &File, chunks: &Chunks, index: usize, same: bool) -> Result<Option<Vec<u8>>> {
-    if !same || chunks.method.is_none() {
+/// The bytes of a chunk as they stand in the file; none if it is not compressed.
+fn packed_chunk(file: &File, chunks: &Chunks, index: usize) -> Result<Option<Vec<u8>>> {
+    if chunks.method.is_none() || index >= chunks.count() {
         return Ok(None);
     }
     let place = chunks.place(index)?;
-    let mut packed = vec![0; narrow(place.end.saturating_sub(place.start), "WIM chunk")?];
+    let size = place.end.saturating_sub(place.start);
+    let mut packed = vec![0; narrow(size, "WIM chunk")?];
     file.host.read_at(place.start, &mut packed)?;
     Ok(Some(packed))
+}
+
+fn old_of(packed: Option<Vec<u8>>, same: bool) -> Old {
+    match packed {
+        None => Old::None,
+        Some(packed) if same => Old::Same(packed),
+        Some(packed) => Old::Like(packed),
+    }
 }
 
 /// New metadata of an image.
@@ -263,8 +290,13 @@ fn metadata(file: &File, blob: &Blob, old: &[u8], new: &[u8]) -> Result<Packed> 
         let same = compressed
             && piece(old, &range).as_ref() == Some(&plain)
             && chunks.contents(at) == range;
-        let packed = packed_chunk(file, &chunks, at, same)?;
-        Ok((plain, packed))
+        // A chunk of the same length: one stored as it is looks like no compressed one.
+        let alike = compressed && chunks.contents(at) == range;
+        let packed = match alike {
+            true => packed_chunk(file, &chunks, at)?,
+            false => None,
+        };
+        Ok((plain, old_of(packed, same)))
     };
     let mut again = |range: Range<u64>| piece(new, &range).ok_or_else(lost);
     let (bytes, resource, hash) = Packer::new(file).resource(

@@ -8,13 +8,15 @@
 
 use super::Fault;
 use super::huffman::{Planner, Table, codewords};
-use super::matches::{self, Finder, Recent, Rules};
+use super::matches::{self, Finder, Parse, Recent, Rules, Step, Watch};
 
 const LITERALS: usize = 256;
 const POWERS: usize = 8;
 const MOST_OFFSETS: usize = 799;
 const LENGTHS: usize = 54;
 const LIMIT: usize = 15;
+/// Matches of one byte exist but never pay.
+const SHORTEST: u32 = 2;
 
 /// How many slots have 0, 1, 2, ... raw bits; the last slot of each table has 30.
 const OFFSET_SHAPE: [usize; 21] = [
@@ -397,24 +399,35 @@ impl Decoder {
     }
 
     pub(super) fn decode(&mut self, input: &[u8], out: &mut [u8]) -> Result<(), Fault> {
-        if input.len() < 4 || !input.len().is_multiple_of(2) {
-            return Err(Fault::Truncated);
-        }
-        let mut back = BackReader::new(input);
-        let result = self.items(input, &mut back, out);
-        if back.overran() {
-            return Err(Fault::Truncated);
-        }
-        result?;
+        self.watched(input, out, &mut ())?;
         self.x86.undo(out);
         Ok(())
     }
 
-    fn items(
+    /// Leaves the x86 addresses translated.
+    fn watched<W: Watch>(
+        &mut self,
+        input: &[u8],
+        out: &mut [u8],
+        watch: &mut W,
+    ) -> Result<(), Fault> {
+        if input.len() < 4 || !input.len().is_multiple_of(2) {
+            return Err(Fault::Truncated);
+        }
+        let mut back = BackReader::new(input);
+        let result = self.items(input, &mut back, out, watch);
+        if back.overran() {
+            return Err(Fault::Truncated);
+        }
+        result
+    }
+
+    fn items<W: Watch>(
         &mut self,
         input: &[u8],
         back: &mut BackReader<'_>,
         out: &mut [u8],
+        watch: &mut W,
     ) -> Result<(), Fault> {
         let Decoder {
             planner,
@@ -449,6 +462,7 @@ impl Decoder {
                 };
                 let len = read_value(length, &LENGTH_SLOTS, back, planner)? as usize;
                 matches::copy(out, at, distance as usize, len)?;
+                watch.copied(at, len, distance, None);
                 at += len;
                 recent.used(distance, at);
             } else {
@@ -477,6 +491,7 @@ impl Decoder {
                         .wrapping_add(out[here - span])
                         .wrapping_sub(out[here - distance - span]);
                 }
+                watch.copied(at, len, raw, Some(shift as u8));
                 at += len;
                 recent_deltas.used((shift, raw), at);
             }
@@ -755,21 +770,32 @@ impl Recent for Queue<u32> {
 
 pub(super) struct Encoder {
     finder: Finder,
-    planner: Planner,
-    literal: WriteCode,
-    offset: WriteCode,
-    length: WriteCode,
+    codes: Codes,
     x86: X86,
 }
+
+const RULES: Rules = Rules {
+    longest: 1 << 30,
+    farthest: u32::MAX - 1,
+    depth: 48,
+    enough: 128,
+    literal: 48,
+    explicit: 60,
+    repeat: 36,
+};
 
 impl Encoder {
     pub(super) fn new(chunk_size: u32) -> Self {
         Encoder {
             finder: Finder::new(chunk_size),
-            planner: Planner::default(),
-            literal: WriteCode::new(1024),
-            offset: WriteCode::new(1024),
-            length: WriteCode::new(512),
+            codes: Codes {
+                planner: Planner::default(),
+                literal: WriteCode::new(1024),
+                offset: WriteCode::new(1024),
+                length: WriteCode::new(512),
+                delta_offset: WriteCode::new(1024),
+                power: WriteCode::new(512),
+            },
             x86: X86::default(),
         }
     }
@@ -778,58 +804,126 @@ impl Encoder {
     pub(super) fn encode(&mut self, input: &[u8]) -> Vec<u8> {
         let mut data = input.to_vec();
         self.x86.apply(&mut data);
-        let Encoder {
-            finder,
-            planner,
-            literal,
-            offset,
-            length,
-            ..
-        } = self;
-        literal.start(LITERALS, planner);
-        offset.start(offset_symbols(data.len()), planner);
-        length.start(LENGTHS, planner);
-        let mut range = RangeWriter::new();
-        let mut back = BackWriter::default();
-        let mut decide = Decisions::NEW;
-        let rules = Rules {
-            longest: 1 << 30,
-            farthest: u32::MAX - 1,
-            depth: 48,
-            enough: 128,
-            literal: 48,
-            explicit: 60,
-            repeat: 36,
-        };
-        finder.parse(
+        let mut writer = Writer::new(&mut self.codes, data.len());
+        self.finder.parse(
             &data,
-            &rules,
+            &RULES,
             &mut Queue::new([1, 2, 3, 4]),
-            |start, step| {
-                for &byte in &data[start..start + step.literals as usize] {
-                    decide.is_match.write(&mut range, false);
-                    literal.put(usize::from(byte), &mut back, planner);
-                }
-                if step.len == 0 {
-                    return;
-                }
-                decide.is_match.write(&mut range, true);
-                decide.is_delta.write(&mut range, false);
-                decide.repeats.write(&mut range, step.repeat.is_some());
-                match step.repeat {
-                    Some(which) => {
-                        decide.not_first[0].write(&mut range, which > 0);
-                        if which > 0 {
-                            decide.not_first[1].write(&mut range, which > 1);
-                        }
-                    }
-                    None => offset.put_value(&OFFSET_SLOTS, step.offset, &mut back, planner),
-                }
-                length.put_value(&LENGTH_SLOTS, step.len, &mut back, planner);
-            },
+            |start, step| writer.put(&data, start, &step),
         );
-        let front = range.finish();
-        let behind = back.finish();
+        writer.finish()
+    }
+
+    /// Encodes `input` with the matches of `old` where they still hold.
+    pub(super) fn encode_like(&mut self, old: &[u8], input: &[u8]) -> Option<Vec<u8>> {
+        let mut was = vec![0; input.len()];
+        let mut parse = Parse::default();
+        Decoder::new().watched(old, &mut was, &mut parse).ok()?;
+        let mut data = input.to_vec();
+        self.x86.apply(&mut data);
+        let mut writer = Writer::new(&mut self.codes, data.len());
+        self.finder.patch(
+            &data,
+            &was,
+            &parse,
+            &RULES,
+            SHORTEST,
+            &mut Queue::new([1, 2, 3, 4]),
+            |start, step| writer.put(&data, start, &step),
+        );
+        Some(writer.finish())
+    }
+}
+
+struct Codes {
+    planner: Planner,
+    literal: WriteCode,
+    offset: WriteCode,
+    length: WriteCode,
+    delta_offset: WriteCode,
+    power: WriteCode,
+}
+
+struct Writer<'a> {
+    codes: &'a mut Codes,
+    range: RangeWriter,
+    back: BackWriter,
+    decide: Decisions,
+    recent_deltas: Queue<(usize, u32)>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(codes: &'a mut Codes, size: usize) -> Self {
+        let planner = &mut codes.planner;
+        let offsets = offset_symbols(size);
+        codes.literal.start(LITERALS, planner);
+        codes.offset.start(offsets, planner);
+        codes.length.start(LENGTHS, planner);
+        codes.delta_offset.start(offsets, planner);
+        codes.power.start(POWERS, planner);
+        Writer {
+            codes,
+            range: RangeWriter::new(),
+            back: BackWriter::default(),
+            decide: Decisions::NEW,
+            recent_deltas: Queue::new([(0, 1), (0, 2), (0, 3), (0, 4)]),
+        }
+    }
+
+    fn put(&mut self, data: &[u8], start: usize, step: &Step) {
+        let Writer {
+            codes,
+            range,
+            back,
+            decide,
+            recent_deltas,
+        } = self;
+        let planner = &mut codes.planner;
+        let at = start + step.literals as usize;
+        for &byte in &data[start..at] {
+            decide.is_match.write(range, false);
+            codes.literal.put(usize::from(byte), back, planner);
+        }
+        if step.len == 0 {
+            return;
+        }
+        decide.is_match.write(range, true);
+        decide.is_delta.write(range, step.power.is_some());
+        if let Some(power) = step.power {
+            recent_deltas.settle(at);
+            let source = (usize::from(power), step.offset);
+            let repeat = recent_deltas.slots[..3]
+                .iter()
+                .position(|&slot| slot == source);
+            decide.delta_repeats.write(range, repeat.is_some());
+            if let Some(which) = repeat {
+                put_which(&mut decide.delta_not_first, range, which);
+                recent_deltas.pick(which);
+            } else {
+                codes.power.put(source.0, back, planner);
+                codes
+                    .delta_offset
+                    .put_value(&OFFSET_SLOTS, step.offset, back, planner);
+            }
+            recent_deltas.used(source, at + step.len as usize);
+        } else {
+            decide.repeats.write(range, step.repeat.is_some());
+            if let Some(which) = step.repeat {
+                put_which(&mut decide.not_first, range, usize::from(which));
+            } else {
+                codes
+                    .offset
+                    .put_value(&OFFSET_SLOTS, step.offset, back, planner);
+            }
+        }
+        codes
+            .length
+            .put_value(&LENGTH_SLOTS, step.len, back, planner);
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let front = self.range.finish();
+        let behind = self.back.finish();
         // 7-Zip takes nothing shorter; what is between the two streams is not read.
         let words = front.len() + behind.len();
         let between = std::iter::repeat_n(&0, LEAST_WORDS.saturating_sub(words));
@@ -839,6 +933,14 @@ impl Encoder {
             .chain(behind.iter().rev())
             .flat_map(|word| word.to_le_bytes())
             .collect()
+    }
+}
+
+/// The counterpart of `which`.
+fn put_which(not: &mut [Decision<64>; 2], range: &mut RangeWriter, which: usize) {
+    not[0].write(range, which > 0);
+    if which > 0 {
+        not[1].write(range, which > 1);
     }
 }
 

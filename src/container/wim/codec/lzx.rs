@@ -8,12 +8,14 @@
 use super::Fault;
 use super::bits::{WordReader, WordWriter};
 use super::huffman::{Planner, Table, codewords};
-use super::matches::{self, Finder, Recent, Rules, Step};
+use super::matches::{self, Finder, Parse, Recent, Rules, Step, Watch};
+use super::optimal::{self, BIT, Candidates, Chooser, Limits, Prices, Trees};
 
 const LITERALS: usize = 256;
 /// Each offset slot has eight main symbols: lengths 2..=8, and "a length symbol follows".
 const HEADERS: usize = 8;
 const SHORTEST: u32 = 2;
+const LONGEST: u32 = 257;
 const PRIMARY: u32 = 7;
 const LENGTHS: usize = 249;
 const ALIGNED: usize = 8;
@@ -95,22 +97,37 @@ impl Decoder {
     }
 
     pub(super) fn decode(&mut self, input: &[u8], out: &mut [u8]) -> Result<(), Fault> {
+        self.watched(input, out, &mut ())?;
+        calls_to_relative(out);
+        Ok(())
+    }
+
+    /// Leaves the calls absolute.
+    fn watched<W: Watch>(
+        &mut self,
+        input: &[u8],
+        out: &mut [u8],
+        watch: &mut W,
+    ) -> Result<(), Fault> {
         self.lens = Lens {
             main: [0; MOST_MAIN],
             length: [0; LENGTHS],
         };
         let mut bits = WordReader::new(input);
-        let result = self.blocks(&mut bits, out);
+        let result = self.blocks(&mut bits, out, watch);
         // past the end zeros were read, which may have been at fault in any way
         if bits.overran() {
             return Err(Fault::Truncated);
         }
-        result?;
-        calls_to_relative(out);
-        Ok(())
+        result
     }
 
-    fn blocks(&mut self, bits: &mut WordReader<'_>, out: &mut [u8]) -> Result<(), Fault> {
+    fn blocks<W: Watch>(
+        &mut self,
+        bits: &mut WordReader<'_>,
+        out: &mut [u8],
+        watch: &mut W,
+    ) -> Result<(), Fault> {
         let mut recent = [1u32; 3];
         let mut at = 0usize;
         while at < out.len() {
@@ -126,17 +143,18 @@ impl Decoder {
                 return Err(Fault::BadBlock);
             }
             let end = at + size;
+            watch.block(at);
             match kind {
                 VERBATIM => {
                     self.read_codes(bits)?;
-                    self.block::<false>(bits, &mut recent, &mut out[..end], at)?;
+                    self.block::<false, W>(bits, &mut recent, &mut out[..end], at, watch)?;
                 }
                 ALIGNED_BLOCK => {
                     let mut lens = [0u8; ALIGNED];
                     lens.fill_with(|| bits.read(3) as u8);
                     self.aligned.build(&lens)?;
                     self.read_codes(bits)?;
-                    self.block::<true>(bits, &mut recent, &mut out[..end], at)?;
+                    self.block::<true, W>(bits, &mut recent, &mut out[..end], at, watch)?;
                 }
                 UNCOMPRESSED => {
                     bits.leave_bits()?;
@@ -171,12 +189,13 @@ impl Decoder {
 
     /// Fills `out[at..]`.
     #[inline(always)]
-    fn block<const ALIGN: bool>(
+    fn block<const ALIGN: bool, W: Watch>(
         &self,
         bits: &mut WordReader<'_>,
         recent: &mut [u32; 3],
         out: &mut [u8],
         mut at: usize,
+        watch: &mut W,
     ) -> Result<(), Fault> {
         while at < out.len() {
             bits.refill();
@@ -215,6 +234,7 @@ impl Decoder {
                 recent[0]
             };
             matches::copy(out, at, offset as usize, len as usize)?;
+            watch.copied(at, len as usize, offset, None);
             at += len as usize;
         }
         Ok(())
@@ -305,6 +325,7 @@ fn calls_to_absolute(data: &mut [u8]) {
 }
 
 /// The three recent offsets; using one swaps it to the front.
+#[derive(Clone, Copy)]
 struct Swapped([u32; 3]);
 
 impl Recent for Swapped {
@@ -323,8 +344,9 @@ pub(super) struct Encoder {
     window: u32,
     finder: Finder,
     planner: Planner,
-    data: Vec<u8>,
-    steps: Vec<Step>,
+    trees: Trees,
+    found: Candidates,
+    chooser: Chooser<Swapped>,
 }
 
 /// Symbol counts of a piece of the chunk.
@@ -409,12 +431,7 @@ impl From<&Step> for Coded {
             Some(which) => (usize::from(which), 0, 0),
             None => {
                 let stored = step.offset + ADJUST;
-                let slot = if stored >= 1 << 18 {
-                    34 + (stored >> 17)
-                } else {
-                    let log = 31 - stored.leading_zeros();
-                    log * 2 + (stored >> (log - 1) & 1)
-                } as usize;
+                let slot = slot_of(stored);
                 let (base, extra) = SLOTS[slot];
                 (slot, stored - base, extra)
             }
@@ -438,6 +455,9 @@ struct Coder {
     aligned: [u16; ALIGNED],
 }
 
+/// Rounds of choosing by price.
+const ROUNDS: usize = 1;
+const THOROUGH_ROUNDS: usize = 3;
 /// Bytes per piece when looking for block borders.
 const PIECE: usize = 4096;
 
@@ -447,47 +467,189 @@ impl Encoder {
             window: chunk_size,
             finder: Finder::new(chunk_size),
             planner: Planner::default(),
-            data: Vec::new(),
-            steps: Vec::new(),
+            trees: Trees::default(),
+            found: Candidates::default(),
+            chooser: Chooser::new(),
         }
     }
 
-    pub(super) fn encode(&mut self, input: &[u8]) -> Vec<u8> {
-        self.data.clear();
-        self.data.extend_from_slice(input);
-        calls_to_absolute(&mut self.data);
-        let symbols = main_symbols(self.window);
-        let rules = Rules {
-            longest: 257,
-            farthest: self.window,
-            depth: 48,
+    fn rules(&self) -> Rules {
+        Rules {
+            longest: LONGEST,
+            farthest: self.farthest(),
+            // a small chunk is gone through once more, by price
+            depth: if self.window as usize > optimal::MOST {
+                48
+            } else {
+                16
+            },
             enough: 96,
             literal: 48,
             explicit: 52,
             repeat: 40,
-        };
-        let data = &self.data[..];
-        let steps = &mut self.steps;
-        steps.clear();
-        let mut blocks: Vec<Counts> = Vec::new();
-        let mut piece = Counts::new(symbols);
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            shortest: SHORTEST as usize,
+            longest: LONGEST as usize,
+            farthest: self.farthest() as usize,
+            nice: 32,
+            depth: 16,
+        }
+    }
+
+    /// There is no slot for farther ones.
+    fn farthest(&self) -> u32 {
+        self.window - ADJUST - 1
+    }
+
+    pub(super) fn encode(&mut self, input: &[u8]) -> Vec<u8> {
+        let mut data = input.to_vec();
+        calls_to_absolute(&mut data);
+        let rules = self.rules();
+        let mut steps = Vec::new();
         self.finder
-            .parse(data, &rules, &mut Swapped([1; 3]), |start, step| {
-                if step.literals as usize >= PIECE / 4 && piece.bytes > 0 {
-                    let full = std::mem::replace(&mut piece, Counts::new(symbols));
-                    append(&mut blocks, full);
-                }
-                piece.add(&step, &data[start..start + step.literals as usize]);
-                steps.push(step);
-                if piece.bytes >= PIECE {
-                    let full = std::mem::replace(&mut piece, Counts::new(symbols));
-                    append(&mut blocks, full);
-                }
+            .parse(&data, &rules, &mut Swapped([1; 3]), |_, step| {
+                steps.push(step)
             });
+        let blocks = self.split(&data, &steps);
+        if data.len() > optimal::MOST {
+            return self.write(&data, &steps, &blocks);
+        }
+        let limits = self.limits();
+        self.trees.gather(&data, &limits, &mut self.found);
+        let mut blocks = blocks;
+        for _ in 0..ROUNDS {
+            steps = self.choose(&data, &blocks, &[], &limits);
+            blocks = self.split(&data, &steps);
+        }
+        self.write(&data, &steps, &blocks)
+    }
+
+    /// Encodes `input` with the matches of `old` where they still hold.
+    pub(super) fn encode_like(&mut self, old: &[u8], input: &[u8]) -> Option<Vec<u8>> {
+        let mut data = input.to_vec();
+        calls_to_absolute(&mut data);
+        let mut was = vec![0; data.len()];
+        let mut parse = Parse::default();
+        Decoder::new(self.window)
+            .watched(old, &mut was, &mut parse)
+            .ok()?;
+        if parse.borders.len() > 2 + data.len() / 512 {
+            // so many blocks are no good, and would take much memory
+            parse.borders.clear();
+        }
+        let rules = self.rules();
+        let mut patched = Vec::new();
+        self.finder.patch(
+            &data,
+            &was,
+            &parse,
+            &rules,
+            SHORTEST,
+            &mut Swapped([1; 3]),
+            |_, step| patched.push(step),
+        );
+        let old_cut = self.cut(&data, &patched, &parse.borders);
+        let mut best = self.write(&data, &patched, &old_cut);
+        let new_cut = self.split(&data, &patched);
+        matches::shorter(&mut best, self.write(&data, &patched, &new_cut));
+        if data.len() > optimal::MOST {
+            return Some(best);
+        }
+        let also = matches::offsets(&patched);
+        // the size matters more than the time
+        let limits = Limits {
+            nice: 32,
+            depth: 64,
+            ..self.limits()
+        };
+        self.trees.gather(&data, &limits, &mut self.found);
+        for (mut blocks, keep) in [(old_cut, true), (new_cut, false)] {
+            for _ in 0..THOROUGH_ROUNDS {
+                let steps = self.choose(&data, &blocks, &also, &limits);
+                blocks = if keep {
+                    self.cut(&data, &steps, &parse.borders)
+                } else {
+                    self.split(&data, &steps)
+                };
+                matches::shorter(&mut best, self.write(&data, &steps, &blocks));
+            }
+        }
+        Some(best)
+    }
+
+    /// The cheapest steps by the prices of what `blocks` hold now; none crosses their borders.
+    fn choose(
+        &mut self,
+        data: &[u8],
+        blocks: &[Counts],
+        also: &[u32],
+        limits: &Limits,
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut recent = Swapped([1; 3]);
+        let mut at = 0usize;
+        for block in blocks {
+            let tariff = Tariff::new(block);
+            let range = at..at + block.bytes;
+            at = range.end;
+            self.chooser.choose(
+                data,
+                range,
+                &self.found,
+                also,
+                limits,
+                &tariff,
+                &mut recent,
+                &mut steps,
+            );
+        }
+        steps
+    }
+
+    /// Cuts into blocks at `borders`, which no step crosses.
+    fn cut(&self, data: &[u8], steps: &[Step], borders: &[usize]) -> Vec<Counts> {
+        let fresh = || Counts::new(main_symbols(self.window));
+        let mut blocks: Vec<Counts> = Vec::new();
+        let mut block = fresh();
+        let mut at = 0usize;
+        for step in steps {
+            if block.bytes > 0 && borders.binary_search(&at).is_ok() {
+                blocks.push(std::mem::replace(&mut block, fresh()));
+            }
+            block.add(step, &data[at..at + step.literals as usize]);
+            at += (step.literals + step.len) as usize;
+        }
+        blocks.push(block);
+        blocks
+    }
+
+    /// Cuts into blocks of like contents.
+    fn split(&self, data: &[u8], steps: &[Step]) -> Vec<Counts> {
+        let fresh = || Counts::new(main_symbols(self.window));
+        let mut blocks: Vec<Counts> = Vec::new();
+        let mut piece = fresh();
+        let mut at = 0usize;
+        for step in steps {
+            if step.literals as usize >= PIECE / 4 && piece.bytes > 0 {
+                append(&mut blocks, std::mem::replace(&mut piece, fresh()));
+            }
+            piece.add(step, &data[at..at + step.literals as usize]);
+            at += (step.literals + step.len) as usize;
+            if piece.bytes >= PIECE {
+                append(&mut blocks, std::mem::replace(&mut piece, fresh()));
+            }
+        }
         if piece.bytes > 0 {
             append(&mut blocks, piece);
         }
+        blocks
+    }
 
+    fn write(&mut self, data: &[u8], steps: &[Step], blocks: &[Counts]) -> Vec<u8> {
         let mut to = WordWriter::default();
         let mut coder = Coder {
             lens: Lens {
@@ -500,9 +662,9 @@ impl Encoder {
             aligned: [0; ALIGNED],
         };
         let mut at = 0usize;
-        let mut rest = &self.steps[..];
+        let mut rest = steps;
         let mut recent = Swapped([1; 3]);
-        for block in &blocks {
+        for block in blocks {
             let (mine, others) = rest.split_at(block.steps);
             let bytes = &data[at..at + block.bytes];
             for step in mine.iter().filter(|step| step.len > 0) {
@@ -520,6 +682,80 @@ impl Encoder {
             at += block.bytes;
         }
         to.finish()
+    }
+}
+
+/// Slot of an offset as stored.
+#[inline(always)]
+fn slot_of(stored: u32) -> usize {
+    if stored >= 1 << 18 {
+        (34 + (stored >> 17)) as usize
+    } else {
+        let log = 31 - stored.leading_zeros();
+        (log * 2 + (stored >> (log - 1) & 1)) as usize
+    }
+}
+
+/// What symbols cost in a block.
+struct Tariff {
+    main: [u32; MOST_MAIN],
+    length: [u32; LENGTHS],
+    /// Beyond the raw bits: so much more or less than them.
+    aligned: [u32; ALIGNED],
+    align: bool,
+}
+
+impl Tariff {
+    fn new(block: &Counts) -> Self {
+        let mut tariff = Tariff {
+            main: [0; MOST_MAIN],
+            length: [0; LENGTHS],
+            aligned: [0; ALIGNED],
+            align: false,
+        };
+        optimal::prices(&block.main, &mut tariff.main);
+        optimal::prices(&block.length, &mut tariff.length);
+        optimal::prices(&block.aligned, &mut tariff.aligned);
+        let total = |prices: [u32; ALIGNED]| -> u32 {
+            prices
+                .iter()
+                .zip(block.aligned)
+                .map(|(price, count)| price / 4 * count)
+                .sum()
+        };
+        tariff.align =
+            total(tariff.aligned) + 3 * ALIGNED as u32 * BIT / 4 < total([3 * BIT; ALIGNED]);
+        tariff
+    }
+}
+
+impl Prices for Tariff {
+    #[inline(always)]
+    fn literal(&self, byte: u8) -> u32 {
+        self.main[usize::from(byte)]
+    }
+
+    #[inline(always)]
+    fn explicit(&self, offset: u32) -> (usize, u32) {
+        let stored = offset + ADJUST;
+        let slot = slot_of(stored);
+        let extra = SLOTS[slot].1;
+        let raw = if self.align && extra >= 3 {
+            (extra - 3) * BIT + self.aligned[stored as usize & 7]
+        } else {
+            extra * BIT
+        };
+        (slot, raw)
+    }
+
+    #[inline(always)]
+    fn match_of(&self, row: usize, len: usize) -> u32 {
+        let over = len - SHORTEST as usize;
+        let header = self.main[LITERALS + row * HEADERS + over.min(PRIMARY as usize)];
+        match over.checked_sub(PRIMARY as usize) {
+            Some(more) => header + self.length[more],
+            None => header,
+        }
     }
 }
 

@@ -75,6 +75,74 @@ pub(super) struct Step {
     pub(super) offset: u32,
     /// Which recent offset it repeats.
     pub(super) repeat: Option<u8>,
+    /// Of a delta match (LZMS): log2 of the span; `offset` is in spans then.
+    pub(super) power: Option<u8>,
+}
+
+/// Told by a decoder what it does.
+pub(super) trait Watch {
+    fn copied(&mut self, _at: usize, _len: usize, _offset: u32, _power: Option<u8>) {}
+    /// A block begins.
+    fn block(&mut self, _at: usize) {}
+}
+
+impl Watch for () {}
+
+/// The matches of a chunk and where its blocks begin.
+#[derive(Debug, Default)]
+pub(super) struct Parse {
+    items: Vec<Copied>,
+    pub(super) borders: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Copied {
+    at: usize,
+    end: usize,
+    offset: u32,
+    power: Option<u8>,
+}
+
+impl Watch for Parse {
+    fn copied(&mut self, at: usize, len: usize, offset: u32, power: Option<u8>) {
+        self.items.push(Copied {
+            at,
+            end: at + len,
+            offset,
+            power,
+        });
+    }
+    fn block(&mut self, at: usize) {
+        self.borders.push(at);
+    }
+}
+
+impl Copied {
+    /// For how many bytes from `at` (inside of it) on the match gives what `data` has.
+    fn holds(&self, data: &[u8], at: usize, farthest: u32) -> usize {
+        let left = self.end - at;
+        let offset = self.offset as usize;
+        let Some(power) = self.power else {
+            return if self.offset <= farthest && offset <= at {
+                agree(data, at - offset, at, left)
+            } else {
+                0
+            };
+        };
+        let span = 1usize << power;
+        let distance = offset << power;
+        if distance + span > at {
+            return 0;
+        }
+        let made = |here: usize| {
+            data[here - distance]
+                .wrapping_add(data[here - span])
+                .wrapping_sub(data[here - distance - span])
+        };
+        (at..self.end)
+            .take_while(|&here| data[here] == made(here))
+            .count()
+    }
 }
 
 /// The recent offsets of a format.
@@ -86,6 +154,7 @@ pub(super) trait Recent {
 }
 
 /// XPRESS remembers nothing.
+#[derive(Clone, Copy)]
 pub(super) struct Forgetful;
 
 impl Recent for Forgetful {
@@ -335,6 +404,7 @@ impl Finder {
                 len: choice.len,
                 offset: choice.offset,
                 repeat: choice.repeat,
+                power: None,
             };
             sink(start, step);
             recent.take(at, end, choice.repeat, choice.offset);
@@ -351,5 +421,103 @@ impl Finder {
                 },
             );
         }
+    }
+
+    /// Cuts `data` into steps as `old` cuts `was`, which differs from it in few bytes: matches stay as far as they
+    /// hold, only for what else became of their bytes is looked anew. No step crosses a border of `old`.
+    #[allow(clippy::too_many_arguments)] // all of them only borrowed parts of the encoder
+    pub(super) fn patch<R: Recent>(
+        &mut self,
+        data: &[u8],
+        was: &[u8],
+        old: &Parse,
+        rules: &Rules,
+        shortest: u32,
+        recent: &mut R,
+        mut sink: impl FnMut(usize, Step),
+    ) {
+        self.reset();
+        let mut items = old.items.iter().peekable();
+        let mut borders = old.borders.iter().peekable();
+        let mut start = 0usize;
+        let mut at = 0usize;
+        while at < data.len() {
+            while items.next_if(|item| item.end <= at).is_some() {}
+            while borders.next_if(|&&border| border <= at).is_some() {}
+            let border = borders.peek().map_or(data.len(), |&&border| border);
+            let inside = items.peek().filter(|item| item.at <= at);
+            let kept = inside.map(|item| {
+                let len = item.holds(data, at, rules.farthest) as u32;
+                (item, len)
+            });
+            let mut step = match kept {
+                Some((item, len)) if len >= shortest => Step {
+                    len,
+                    offset: item.offset,
+                    power: item.power,
+                    ..Step::default()
+                },
+                _ => Step::default(),
+            };
+            let whole = inside.is_some_and(|item| at + step.len as usize == item.end);
+            let same = inside.is_none() && data[at] == was[at];
+            if !whole
+                && !same
+                && let Some(found) = self.best(data, at, rules, recent, rules.depth)
+            {
+                let len = found.len.min((border - at) as u32);
+                // pieces of two bytes seldom pay
+                if len >= shortest && (len > step.len || step.len == 2) {
+                    step = Step {
+                        len,
+                        offset: found.offset,
+                        ..Step::default()
+                    };
+                }
+            }
+            let mut end = at + 1;
+            if step.len > 0 {
+                end = at + step.len as usize;
+                step.literals = (at - start) as u32;
+                if step.power.is_none() {
+                    step.repeat = (0u8..)
+                        .zip(recent.offered(at))
+                        .find(|&(_, offset)| offset == step.offset)
+                        .map(|(which, _)| which);
+                    recent.take(at, end, step.repeat, step.offset);
+                }
+                sink(start, step);
+                start = end;
+            } else if end == border {
+                let literals = (end - start) as u32;
+                sink(
+                    start,
+                    Step {
+                        literals,
+                        ..Step::default()
+                    },
+                );
+                start = end;
+            }
+            self.enter(data, end - 1);
+            at = end;
+        }
+    }
+}
+
+/// The offset used at each position, 0 for literals.
+pub(super) fn offsets(steps: &[Step]) -> Vec<u32> {
+    let mut offsets = Vec::new();
+    for step in steps {
+        offsets.extend(std::iter::repeat_n(0, step.literals as usize));
+        offsets.extend(std::iter::repeat_n(step.offset, step.len as usize));
+    }
+    offsets
+}
+
+/// The shorter one.
+pub(super) fn shorter(best: &mut Vec<u8>, other: Vec<u8>) {
+    if other.len() < best.len() {
+        *best = other;
     }
 }

@@ -8,6 +8,7 @@ mod huffman;
 mod lzms;
 mod lzx;
 mod matches;
+mod optimal;
 mod xpress;
 
 use std::fmt;
@@ -165,5 +166,26 @@ impl Encoder {
             Writing::Lzms(encoder) => encoder.encode(input),
         };
         (packed.len() < input.len()).then_some(packed)
+    }
+
+    /// Encodes contents that differ in few bytes from what `old` decodes to, with the matches of `old` where they
+    /// still hold: hardly ever longer than `old`. Takes the smaller of this and [`Self::encode`]. `None` as there.
+    pub(super) fn encode_like(&mut self, old: &[u8], input: &[u8]) -> Option<Vec<u8>> {
+        if input.is_empty()
+            || u32::try_from(input.len()).map_or(true, |size| size > self.chunk_size)
+        {
+            return None;
+        }
+        let alike = match &mut self.inner {
+            Writing::Xpress(encoder) => encoder.encode_like(old, input),
+            Writing::Lzx(encoder) => encoder.encode_like(old, input),
+            Writing::Lzms(encoder) => encoder.encode_like(old, input),
+        }
+        .filter(|packed| packed.len() < input.len());
+        match (self.encode(input), alike) {
+            (Some(fresh), Some(alike)) if alike.len() < fresh.len() => Some(alike),
+            (None, alike) => alike,
+            (fresh, _) => fresh,
+        }
     }
 }

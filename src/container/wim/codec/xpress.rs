@@ -9,7 +9,8 @@
 use super::Fault;
 use super::bits::WordReader;
 use super::huffman::{Planner, Table, codewords};
-use super::matches::{self, Finder, Forgetful, Rules, Step};
+use super::matches::{self, Finder, Forgetful, Parse, Rules, Step, Watch};
+use super::optimal::{self, BIT, Candidates, Chooser, Limits, Prices, Trees};
 
 const SYMBOLS: usize = 512;
 const NIBBLES: usize = SYMBOLS / 2;
@@ -27,6 +28,15 @@ impl Decoder {
     }
 
     pub(super) fn decode(&mut self, input: &[u8], out: &mut [u8]) -> Result<(), Fault> {
+        self.watched(input, out, &mut ())
+    }
+
+    fn watched<W: Watch>(
+        &mut self,
+        input: &[u8],
+        out: &mut [u8],
+        watch: &mut W,
+    ) -> Result<(), Fault> {
         let (nibbles, rest) = input.split_at_checked(NIBBLES).ok_or(Fault::Truncated)?;
         let mut lens = [0u8; SYMBOLS];
         for (pair, byte) in lens.chunks_exact_mut(2).zip(nibbles) {
@@ -35,7 +45,7 @@ impl Decoder {
         }
         self.code.build(&lens)?;
         let mut bits = WordReader::new(rest);
-        let result = self.symbols(&mut bits, out);
+        let result = self.symbols(&mut bits, out, watch);
         // past the end zeros were read, which may have been at fault in any way
         if bits.overran() {
             Err(Fault::Truncated)
@@ -44,7 +54,13 @@ impl Decoder {
         }
     }
 
-    fn symbols(&self, bits: &mut WordReader<'_>, out: &mut [u8]) -> Result<(), Fault> {
+    #[inline(always)]
+    fn symbols<W: Watch>(
+        &self,
+        bits: &mut WordReader<'_>,
+        out: &mut [u8],
+        watch: &mut W,
+    ) -> Result<(), Fault> {
         let mut at = 0usize;
         while at < out.len() {
             bits.refill();
@@ -64,6 +80,7 @@ impl Decoder {
             let offset = (1 << log) + bits.take(log);
             let len = (len + SHORTEST) as usize;
             matches::copy(out, at, offset as usize, len)?;
+            watch.copied(at, len, offset, None);
             at += len;
         }
         Ok(())
@@ -85,43 +102,112 @@ fn long_length(bits: &mut WordReader<'_>) -> Result<u32, Fault> {
 pub(super) struct Encoder {
     finder: Finder,
     planner: Planner,
-    steps: Vec<Step>,
+    trees: Trees,
+    found: Candidates,
+    chooser: Chooser<Forgetful>,
 }
 
 const RULES: Rules = Rules {
     longest: 65_535,
     farthest: 65_535,
-    depth: 48,
+    depth: 16,
     enough: 128,
     literal: 48,
     explicit: 52,
     repeat: 0,
 };
 
+const LIMITS: Limits = Limits {
+    shortest: SHORTEST as usize,
+    longest: 65_535,
+    farthest: 65_535,
+    nice: 32,
+    depth: 16,
+};
+
+/// For the few chunks of which the size matters more than the time.
+const THOROUGH: Limits = Limits {
+    nice: 32,
+    depth: 64,
+    ..LIMITS
+};
+
+/// Rounds of choosing by price.
+const ROUNDS: usize = 1;
+const THOROUGH_ROUNDS: usize = 3;
+
 impl Encoder {
     pub(super) fn new() -> Self {
         Encoder {
             finder: Finder::new(1 << 16),
             planner: Planner::default(),
-            steps: Vec::new(),
+            trees: Trees::default(),
+            found: Candidates::default(),
+            chooser: Chooser::new(),
         }
     }
 
     pub(super) fn encode(&mut self, data: &[u8]) -> Vec<u8> {
-        let mut freqs = [0u32; SYMBOLS];
-        let steps = &mut self.steps;
-        steps.clear();
+        let mut steps = Vec::new();
         self.finder
-            .parse(data, &RULES, &mut Forgetful, |start, step| {
-                for &byte in &data[start..start + step.literals as usize] {
-                    freqs[usize::from(byte)] += 1;
-                }
-                if step.len > 0 {
-                    freqs[symbol_of(&step)] += 1;
-                }
-                steps.push(step);
-            });
-        freqs[END_OF_DATA] += 1;
+            .parse(data, &RULES, &mut Forgetful, |_, step| steps.push(step));
+        self.trees.gather(data, &LIMITS, &mut self.found);
+        self.refine(data, &mut steps, &[], &LIMITS, ROUNDS);
+        self.write(data, &steps)
+    }
+
+    /// Encodes `data` with the matches of `old` where they still hold.
+    pub(super) fn encode_like(&mut self, old: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+        let mut was = vec![0; data.len()];
+        let mut parse = Parse::default();
+        Decoder::new().watched(old, &mut was, &mut parse).ok()?;
+        let mut steps = Vec::new();
+        self.finder.patch(
+            data,
+            &was,
+            &parse,
+            &RULES,
+            SHORTEST,
+            &mut Forgetful,
+            |_, step| steps.push(step),
+        );
+        let mut best = self.write(data, &steps);
+        let also = matches::offsets(&steps);
+        self.trees.gather(data, &THOROUGH, &mut self.found);
+        for _ in 0..THOROUGH_ROUNDS {
+            self.refine(data, &mut steps, &also, &THOROUGH, 1);
+            matches::shorter(&mut best, self.write(data, &steps));
+        }
+        Some(best)
+    }
+
+    /// Chooses anew by the prices of what is chosen.
+    fn refine(
+        &mut self,
+        data: &[u8],
+        steps: &mut Vec<Step>,
+        also: &[u32],
+        limits: &Limits,
+        rounds: usize,
+    ) {
+        for _ in 0..rounds {
+            let tariff = Tariff::new(&count(data, steps));
+            steps.clear();
+            self.chooser.choose(
+                data,
+                0..data.len(),
+                &self.found,
+                also,
+                limits,
+                &tariff,
+                &mut Forgetful,
+                steps,
+            );
+        }
+    }
+
+    fn write(&mut self, data: &[u8], steps: &[Step]) -> Vec<u8> {
+        let freqs = count(data, steps);
         let mut lens = [0u8; SYMBOLS];
         let mut words = [0u16; SYMBOLS];
         self.planner.lengths(&freqs, 15, &mut lens);
@@ -133,7 +219,7 @@ impl Encoder {
                 .collect(),
         );
         let mut at = 0usize;
-        for step in &*steps {
+        for step in steps {
             for &byte in &data[at..at + step.literals as usize] {
                 to.put(
                     u32::from(words[usize::from(byte)]),
@@ -157,6 +243,56 @@ impl Encoder {
         }
         to.put(u32::from(words[END_OF_DATA]), u32::from(lens[END_OF_DATA]));
         to.finish()
+    }
+}
+
+fn count(data: &[u8], steps: &[Step]) -> [u32; SYMBOLS] {
+    let mut freqs = [0u32; SYMBOLS];
+    let mut at = 0usize;
+    for step in steps {
+        for &byte in &data[at..at + step.literals as usize] {
+            freqs[usize::from(byte)] += 1;
+        }
+        if step.len > 0 {
+            freqs[symbol_of(step)] += 1;
+        }
+        at += (step.literals + step.len) as usize;
+    }
+    freqs[END_OF_DATA] += 1;
+    freqs
+}
+
+struct Tariff([u32; SYMBOLS]);
+
+impl Tariff {
+    fn new(freqs: &[u32; SYMBOLS]) -> Self {
+        let mut tariff = [0; SYMBOLS];
+        optimal::prices(freqs, &mut tariff);
+        Tariff(tariff)
+    }
+}
+
+impl Prices for Tariff {
+    #[inline(always)]
+    fn literal(&self, byte: u8) -> u32 {
+        self.0[usize::from(byte)]
+    }
+
+    #[inline(always)]
+    fn explicit(&self, offset: u32) -> (usize, u32) {
+        let log = log_of(offset);
+        (256 + ((log as usize) << 4), log * BIT)
+    }
+
+    #[inline(always)]
+    fn match_of(&self, row: usize, len: usize) -> u32 {
+        let more = len - SHORTEST as usize;
+        let bytes = match more {
+            0..15 => 0,
+            15..270 => 1,
+            _ => 3,
+        };
+        self.0[row + more.min(15)] + bytes * 8 * BIT
     }
 }
 
