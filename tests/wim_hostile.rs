@@ -188,7 +188,7 @@ fn lists_that_come_back_and_lengths_that_lie() {
         with_metadata(&bad)
     };
     let cases = [
-        ("to itself", system + 0x10, list(system - 0)),
+        ("to itself", system + 0x10, list(system)),
         ("to the root's list", system + 0x10, list(root)),
         ("to its parent's list", system + 0x10, list(windows)),
         ("into the security data", system + 0x10, 8),
