@@ -15,6 +15,7 @@ mod cases_ntfs_read;
 mod clean;
 mod cli;
 mod containers;
+mod containers_ewf;
 mod containers_qcow2;
 mod containers_vdi_vmdk;
 mod containers_vhdx;
