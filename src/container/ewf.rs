@@ -285,7 +285,7 @@ impl Volume {
                 "E01 volume: chunks of at most {CHUNK_LIMIT} bytes expected, found {chunk}"
             )));
         }
-        let len = sectors.checked_mul(sector).unwrap_or(u64::MAX);
+        let len = sectors.saturating_mul(sector);
         if len == 0 || len.div_ceil(chunk) != chunks {
             return Err(Error::malformed(format!(
                 "E01 volume: as many chunks as {sectors} sectors fill expected, found {chunks} of \
