@@ -16,6 +16,7 @@ mod clean;
 mod cli;
 mod compare;
 mod containers;
+mod containers_ewf;
 mod containers_qcow2;
 mod containers_vdi_vmdk;
 mod containers_vhdx;

@@ -82,12 +82,36 @@ impl Output {
     /// What can be said about OUT before the expensive part: its name is free (or, with `force`, a
     /// regular file that may be replaced), it is not the input, and the host has room for it.
     pub fn precheck(source: &HostFile, out: &Path, force: bool) -> Result<()> {
-        Place::check(source, out, force).map(drop)
+        Place::check(source, None, out, force).map(drop)
+    }
+
+    /// As [`Output::precheck`], for the disk inside the source.
+    pub fn precheck_disk(
+        source: &HostFile,
+        disk: &dyn BlockDevice,
+        out: &Path,
+        force: bool,
+    ) -> Result<()> {
+        Place::check(source, Some(disk), out, force).map(drop)
     }
 
     /// Creates the temporary file, after [`Output::precheck`].
     pub fn create(source: &HostFile, out: &Path, force: bool) -> Result<Self> {
-        let Place { dir, name, shown } = Place::check(source, out, force)?;
+        Self::create_at(Place::check(source, None, out, force)?, force)
+    }
+
+    /// As [`Output::create`], for the disk inside the source.
+    pub fn create_disk(
+        source: &HostFile,
+        disk: &dyn BlockDevice,
+        out: &Path,
+        force: bool,
+    ) -> Result<Self> {
+        Self::create_at(Place::check(source, Some(disk), out, force)?, force)
+    }
+
+    fn create_at(place: Place, force: bool) -> Result<Self> {
+        let Place { dir, name, shown } = place;
         let failed = |e| io(format!("-o {shown}: create a temporary file"), e);
         let own = dir
             .try_clone()
@@ -143,6 +167,28 @@ impl Output {
         // Of one image from its opening to the end of the copy, not half of two.
         source.check_unchanged()?;
         Ok(method)
+    }
+
+    /// Fills the temporary file with the disk inside the source, zeros left as holes. Fails if the
+    /// source changed since it was opened.
+    pub fn fill_from(
+        &self,
+        source: &HostFile,
+        disk: &dyn BlockDevice,
+        tick: &mut dyn FnMut(u64),
+    ) -> Result<Method> {
+        self.grow(disk.len())?;
+        let mut at = 0;
+        while let Some(range) = disk.next_data(at)? {
+            let mut pos = range.start;
+            while pos < range.end {
+                pos += self.copy_sparse(disk, pos, range.end - pos)?;
+                tick(pos);
+            }
+            at = range.end;
+        }
+        source.check_unchanged()?;
+        Ok(Method::ReadWrite)
     }
 
     fn copy(&self, source: &HostFile, tick: &mut dyn FnMut(u64)) -> Result<Method> {
@@ -205,7 +251,7 @@ impl Output {
         }
     }
 
-    fn copy_sparse(&self, source: &HostFile, at: u64, len: u64) -> Result<u64> {
+    fn copy_sparse(&self, source: &dyn BlockDevice, at: u64, len: u64) -> Result<u64> {
         let mut buffer = vec![0; usize::try_from(len).unwrap_or(COPY).min(COPY)];
         source.read_at(at, &mut buffer)?;
         for (i, block) in buffer.chunks(4096).enumerate() {
@@ -363,7 +409,12 @@ impl Output {
 }
 
 impl Place {
-    fn check(source: &HostFile, out: &Path, force: bool) -> Result<Self> {
+    fn check(
+        source: &HostFile,
+        disk: Option<&dyn BlockDevice>,
+        out: &Path,
+        force: bool,
+    ) -> Result<Self> {
         let shown = escape(&out.display().to_string());
         let name = out
             .file_name()
@@ -412,7 +463,10 @@ impl Place {
                 }
             }
         }
-        check_space(&dir, source, &input, &shown)?;
+        match disk {
+            Some(disk) => check_disk_space(&dir, disk, &shown)?,
+            None => check_space(&dir, source, &input, &shown)?,
+        }
         Ok(Self { dir, name, shown })
     }
 }
@@ -467,8 +521,45 @@ fn check_space(
     Ok(())
 }
 
+/// Room for the disk's data. Whether that is zeros, for which no room is needed, is looked at only
+/// where it decides.
+fn check_disk_space(dir: &OwnedFd, disk: &dyn BlockDevice, shown: &str) -> Result<()> {
+    let Ok(space) = rustix::fs::fstatvfs(dir) else {
+        return Ok(());
+    };
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if free >= disk.len() {
+        return Ok(());
+    }
+    let mut need = 0;
+    let mut at = 0;
+    let mut buffer = vec![0; COPY];
+    while let Some(range) = disk.next_data(at)? {
+        let mut pos = range.start;
+        while pos < range.end {
+            let len = (range.end - pos).min(COPY as u64) as usize;
+            disk.read_at(pos, &mut buffer[..len])?;
+            let blocks = buffer[..len].chunks(4096);
+            need += 4096 * blocks.filter(|block| !all_zero(block)).count() as u64;
+            pos += len as u64;
+        }
+        if need > free {
+            return Err(Error::new(
+                Kind::Io,
+                format!(
+                    "-o {shown}: free space for the disk's data expected, found {free} bytes, \
+                     which its first {} fill",
+                    range.end
+                ),
+            ));
+        }
+        at = range.end;
+    }
+    Ok(())
+}
+
 /// SHA-256 of a patch's old and new bytes, for the report.
-pub fn digests(source: &HostFile, patch: &Patch) -> Result<(String, String)> {
+pub fn digests(source: &dyn BlockDevice, patch: &Patch) -> Result<(String, String)> {
     let mut old = vec![0; patch.len as usize];
     // Behind its end a clone that grew has zeros.
     let there = source.len().saturating_sub(patch.offset).min(patch.len) as usize;

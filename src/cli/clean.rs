@@ -9,15 +9,15 @@ use super::{
 use crate::{
     apply::{
         change::Change,
-        clone::{self, Output},
+        clone::{self, Method, Output},
         stage::{self, StagedVolume},
         undo,
     },
-    device::{Access, BlockDevice, HostFile, Overlay, Patch},
+    device::{Access, BlockDevice, Device, HostFile, Neighbours, Overlay, Patch},
     error::{Error, Kind, Result},
     image::{self, Content, Image, Options},
     plan::{self, Plan},
-    report::{Done, ImageReport, PatchFacts, RemovalFacts, Searched},
+    report::{Done, ImageFacts, ImageReport, PatchFacts, RemovalFacts, Searched},
     rules::Rule,
     text::{WinPath, escape},
     tree::Disposition,
@@ -65,17 +65,30 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     } else {
         let host = Arc::new(HostFile::open_for(&args.image, Access::Copy)?);
         place::refuse_pending(&host, journal)?;
-        if let (Some(out), false) = (&args.output, args.dry_run) {
+        if let (Some(out), false, None) = (&args.output, args.dry_run, args.to) {
             Output::precheck(&host, out, args.force)?;
         }
         host
     };
     report.remarks.extend(host.remarks().iter().cloned());
-    let image = image::open(host.clone(), &options)?;
+    let Subject {
+        image,
+        options,
+        near,
+        disk,
+        shown,
+    } = Subject::open(args, &host, options)?;
+    let base: Device = disk.clone().unwrap_or_else(|| host.clone());
     let mut plan = plan::make(&image, rules, &mut |s, done, total| {
         bar.tick(s, done, total)
     })?;
     facts::fill(report, &image, &plan);
+    if let Some(shown) = shown {
+        report.remarks.push(
+            "--to raw: offsets are those of the disk inside the image, and of OUT".to_owned(),
+        );
+        report.image = Some(shown);
+    }
     host.check_reads()?;
     refuse(&image, &mut plan, &options, args.accept_dirty, report)?;
     if args.in_place && plan.has_edits() {
@@ -90,7 +103,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         facts.sha256 = Some(hash(&host)?);
     }
 
-    let overlay = Arc::new(Overlay::new(host.clone()));
+    let overlay = Arc::new(Overlay::new(base.clone()));
     let mut done = Done::default();
     let mut edited = false;
     if plan.has_edits() || args.prove {
@@ -105,7 +118,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         let verified = clean.stage_and_verify(&overlay, args.prove, &mut done);
         // A read that failed explains whatever else went wrong.
         host.check_reads()?;
-        options.near.check_reads()?;
+        near.check_reads()?;
         edited = verified?;
     }
     let patches = match edited {
@@ -115,12 +128,12 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     };
     let new_len = match edited {
         true => overlay.len(),
-        false => host.len(),
+        false => base.len(),
     };
     drop(overlay);
     host.check_reads()?;
-    options.near.check_reads()?;
-    options.near.check_unchanged()?;
+    near.check_reads()?;
+    near.check_unchanged()?;
     // Before the expensive part: a copy of 200 GB that is refused then helps nobody.
     crate::apply::guard::check(&patches, new_len)?;
     if new_len > host.len() && args.in_place {
@@ -139,7 +152,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         "planned"
     };
     if args.dry_run {
-        done.patches = patch_facts(&host, &patches)?;
+        done.patches = patch_facts(base.as_ref(), &patches)?;
     } else if let Some(image) = &mut writable {
         let read = &mut |at: u64, buf: &mut [u8]| host.read_at(at, buf);
         let change = Change::prepare(&patches, host.len(), read)?;
@@ -156,16 +169,17 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
             }
         }
     } else if let Some(out) = &args.output {
-        done.patches = patch_facts(&host, &patches)?;
-        write_copy(
-            &host,
-            out,
-            (&patches, new_len),
-            args,
-            rules,
-            &bar,
-            &mut done,
-        )?;
+        done.patches = patch_facts(base.as_ref(), &patches)?;
+        let copy = Copy {
+            host: &host,
+            disk: disk.as_ref(),
+            near: &near,
+            options: match disk {
+                Some(_) => options,
+                None => common.options(&args.image),
+            },
+        };
+        copy.write(out, (&patches, new_len), args, rules, &bar, &mut done)?;
         if common.hash.is_some() {
             done.sha256 = Some(hash(&HostFile::open(out)?)?);
         }
@@ -177,7 +191,69 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     Ok(())
 }
 
-fn patch_facts(host: &HostFile, patches: &[Patch]) -> Result<Vec<PatchFacts>> {
+/// What is cleaned.
+struct Subject {
+    image: Image,
+    options: Options,
+    /// The files that the container stands on.
+    near: Arc<Neighbours>,
+    /// The disk inside the image, if that is to be the file that is written.
+    disk: Option<Device>,
+    /// What the report then shows of the image.
+    shown: Option<ImageFacts>,
+}
+
+impl Subject {
+    /// The image; or, with `--to raw`, the disk inside it as if it were a raw file.
+    fn open(args: &CleanArgs, host: &Arc<HostFile>, options: Options) -> Result<Self> {
+        let image = image::open(host.clone(), &options)?;
+        let near = Arc::clone(&options.near);
+        if args.to.is_none() {
+            return Ok(Self {
+                image,
+                options,
+                near,
+                disk: None,
+                shown: None,
+            });
+        }
+        if image.writer.is_some() {
+            return Err(Error::unsupported(format!(
+                "--to raw: a disk expected, found an archive ({})",
+                image.format
+            ))
+            .advise("clean it as it is: leave --to away"));
+        }
+        let disk = Arc::clone(&image.disk);
+        if let (Some(out), false) = (&args.output, args.dry_run) {
+            if near.has_opened(out) {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!(
+                        "-o {}: a new file expected, the image is made of it",
+                        escape(&out.display().to_string())
+                    ),
+                ));
+            }
+            Output::precheck_disk(host, disk.as_ref(), out, args.force)?;
+        }
+        let options = Options {
+            format: Some("raw".to_owned()),
+            partition: options.partition,
+            near: Arc::default(),
+            image_index: None,
+        };
+        Ok(Self {
+            image: image::open(Arc::clone(&disk), &options)?,
+            options,
+            near,
+            disk: Some(disk),
+            shown: Some(facts::image_facts(&image)),
+        })
+    }
+}
+
+fn patch_facts(host: &dyn BlockDevice, patches: &[Patch]) -> Result<Vec<PatchFacts>> {
     patches
         .iter()
         .map(|patch| {
@@ -210,53 +286,80 @@ fn write_in_place(
     Ok(())
 }
 
-/// Writes the cleaned copy.
-fn write_copy(
-    host: &Arc<HostFile>,
-    out: &Path,
-    (patches, new_len): (&[Patch], u64),
-    args: &CleanArgs,
-    rules: &[Rule],
-    bar: &super::progress::Bar,
-    done: &mut Done,
-) -> Result<()> {
-    let output = Output::create(host, out, args.force)?;
-    done.method = Some(
-        output
-            .clone_from(host, &mut |at| bar.tick("copying", at, host.len()))?
-            .name(),
-    );
-    let old: Vec<String> = done
-        .patches
-        .iter()
-        .map(|patch| patch.sha256_old.clone())
-        .collect();
-    output.grow(new_len)?;
-    output.check_old(patches, &old)?;
-    output.patch(patches)?;
-    output.sync_and_check(patches)?;
-    if !patches.is_empty() {
-        // Fresh eyes on the written file: same readers, nothing staged.
-        let written: Arc<HostFile> = Arc::new(HostFile::open(&output.temporary_path(out))?);
-        let again = image::open(written.clone(), &args.common.options(&args.image))?;
-        let left = plan::make(&again, rules, &mut |s, done, total| {
-            bar.tick(s, done, total)
-        })?;
-        written.check_reads()?;
-        if left.to_delete() > 0 {
-            return Err(Error::new(
-                Kind::Verification,
-                format!(
-                    "written file: nothing left expected, found {} items",
-                    left.to_delete()
-                ),
-            ));
+/// How the cleaned copy is made.
+struct Copy<'a> {
+    host: &'a HostFile,
+    /// The disk inside it, if OUT is to be that.
+    disk: Option<&'a Device>,
+    near: &'a Neighbours,
+    /// For reading OUT.
+    options: Options,
+}
+
+impl Copy<'_> {
+    fn create(&self, out: &Path, force: bool) -> Result<Output> {
+        match self.disk {
+            Some(disk) => Output::create_disk(self.host, disk.as_ref(), out, force),
+            None => Output::create(self.host, out, force),
         }
     }
-    output.finish(host)?;
-    done.written = true;
-    done.output = Some(crate::text::escape(&out.display().to_string()));
-    Ok(())
+
+    fn fill(&self, output: &Output, bar: &super::progress::Bar) -> Result<Method> {
+        let Some(disk) = self.disk else {
+            let len = self.host.len();
+            return output.clone_from(self.host, &mut |at| bar.tick("copying", at, len));
+        };
+        let tick = &mut |at| bar.tick("copying", at, disk.len());
+        let method = output.fill_from(self.host, disk.as_ref(), tick)?;
+        self.host.check_reads()?;
+        self.near.check_reads()?;
+        self.near.check_unchanged()?;
+        Ok(method)
+    }
+
+    fn write(
+        &self,
+        out: &Path,
+        (patches, new_len): (&[Patch], u64),
+        args: &CleanArgs,
+        rules: &[Rule],
+        bar: &super::progress::Bar,
+        done: &mut Done,
+    ) -> Result<()> {
+        let output = self.create(out, args.force)?;
+        done.method = Some(self.fill(&output, bar)?.name());
+        let old: Vec<String> = done
+            .patches
+            .iter()
+            .map(|patch| patch.sha256_old.clone())
+            .collect();
+        output.grow(new_len)?;
+        output.check_old(patches, &old)?;
+        output.patch(patches)?;
+        output.sync_and_check(patches)?;
+        if !patches.is_empty() {
+            // Fresh eyes on the written file: same readers, nothing staged.
+            let written: Arc<HostFile> = Arc::new(HostFile::open(&output.temporary_path(out))?);
+            let again = image::open(written.clone(), &self.options)?;
+            let left = plan::make(&again, rules, &mut |s, done, total| {
+                bar.tick(s, done, total)
+            })?;
+            written.check_reads()?;
+            if left.to_delete() > 0 {
+                return Err(Error::new(
+                    Kind::Verification,
+                    format!(
+                        "written file: nothing left expected, found {} items",
+                        left.to_delete()
+                    ),
+                ));
+            }
+        }
+        output.finish(self.host)?;
+        done.written = true;
+        done.output = Some(crate::text::escape(&out.display().to_string()));
+        Ok(())
+    }
 }
 
 /// A disk on which others stand is not changed under them.

@@ -123,6 +123,11 @@ enum Hash {
     Sha256,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum To {
+    Raw,
+}
+
 #[derive(Debug, Args)]
 struct ScanArgs {
     /// Disk images
@@ -146,6 +151,9 @@ struct CleanArgs {
     /// Clean the image itself; a crash at any moment leaves what `declone recover` finishes
     #[arg(long, conflicts_with = "output")]
     in_place: bool,
+    /// Write OUT in this format: the disk inside the image, as a raw file
+    #[arg(long, value_name = "FORMAT", conflicts_with = "in_place")]
+    to: Option<To>,
     /// With --in-place: first write what changes to FILE, for `declone undo FILE`; it holds the
     /// removed identity
     #[arg(

@@ -2,12 +2,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{VerifyArgs, facts, place, scan};
+use md5::Md5;
+use sha1::{Digest, Sha1};
+
+use super::{VerifyArgs, facts, place, progress::Bar, scan};
 use crate::{
     apply::clone::file_digest,
     device::{BlockDevice, HostFile},
     error::{Error, Kind, Result},
-    image,
+    image::{self, Image},
     plan::{self, tokens, tokens::Token},
     report::{ImageReport, Searched},
     rules::Rule,
@@ -75,8 +78,56 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         report.result = "findings";
         report.exit_code = 1;
     }
+    if common.hash.is_some() {
+        compare_digests(&image, &bar, report)?;
+    }
     options.near.check_reads()?;
     host.check_reads()
+}
+
+/// The digests of the disk that the container holds, against the disk.
+fn compare_digests(image: &Image, bar: &Bar, report: &mut ImageReport) -> Result<()> {
+    let (md5, sha1) = (&image.facts.md5, &image.facts.sha1);
+    if md5.is_none() && sha1.is_none() {
+        return Ok(());
+    }
+    let mut hashes = (Md5::new(), Sha1::new());
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < image.disk_len {
+        let len = (image.disk_len - at).min(buffer.len() as u64) as usize;
+        let part = &mut buffer[..len];
+        image.disk.read_at(at, part)?;
+        hashes.0.update(&part);
+        if sha1.is_some() {
+            hashes.1.update(&part);
+        }
+        at += len as u64;
+        bar.tick("hashing", at, image.disk_len);
+    }
+    let is = [
+        hex::encode(hashes.0.finalize()),
+        hex::encode(hashes.1.finalize()),
+    ];
+    for (kind, says, is) in [("MD5", md5, &is[0]), ("SHA-1", sha1, &is[1])] {
+        match says {
+            None => {}
+            Some(says) if says == is => {
+                let remark = format!("the stored {kind} {says} is that of the disk");
+                report.remarks.push(remark);
+            }
+            Some(says) => {
+                let error = Error::malformed(format!(
+                    "{}: a disk with the stored {kind} {says} expected, found {is}",
+                    image.format
+                ))
+                .advise("the image is damaged, or was changed after the acquisition");
+                report.errors.push((&error).into());
+                report.exit_code = report.exit_code.max(super::exit_code(error.kind()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The tokens of an earlier JSON report.

@@ -46,14 +46,11 @@ pub(super) const FFU: Format = Format {
     open: Open::Refuse("its blocks are hashed and signed; apply it to a disk with DISM first"),
 };
 
-pub(super) const E01: Format = Format {
-    name: "e01",
-    title: "an EnCase evidence file (E01)",
-    probe: |edges| {
-        magic(edges, 0, format::E01, "EVF")
-            .or_else(|| magic(edges, 0, format::L01, "LVF, single files,"))
-    },
-    open: Open::Refuse(EVIDENCE),
+pub(super) const L01: Format = Format {
+    name: "l01",
+    title: "an EnCase logical evidence file (L01)",
+    probe: |edges| magic(edges, 0, format::L01, "LVF, single files,"),
+    open: Open::Refuse("it holds single files, not a disk; export them with the tool that made it"),
 };
 
 pub(super) const EX01: Format = Format {

@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod children;
+mod ewf;
 mod format;
 mod known;
 mod mapped;
@@ -146,6 +147,11 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// The image's own name, without the directory.
+    fn own_name(&self) -> Option<&str> {
+        self.near.own_name()
+    }
+
     /// The bytes of a file that this one names: an extent without a format of its own.
     pub fn open_bytes(&self, name: &str) -> Result<Device> {
         let file = self.near.open(name)?;
@@ -238,6 +244,10 @@ pub struct Facts {
     pub chain: Vec<String>,
     /// Identity of the disk that other files may name, as the format writes it.
     pub id: Option<String>,
+    /// MD5 of the disk, in hex, as the file says.
+    pub md5: Option<String>,
+    /// SHA-1 of the disk, in hex, as the file says.
+    pub sha1: Option<String>,
 }
 
 /// A state of a container in which it can be read, and a write would be unsafe.
@@ -261,7 +271,8 @@ pub static FORMATS: &[Format] = &[
     wim::FORMAT,
     known::WIM_PIPABLE,
     known::FFU,
-    known::E01,
+    ewf::FORMAT,
+    known::L01,
     known::EX01,
     // Before zip: AFF4 is a zip archive.
     known::AFF4,

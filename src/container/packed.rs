@@ -29,6 +29,18 @@ pub(super) enum Wrap {
     Zlib,
 }
 
+/// Decompresses as much as fits into `to`: how it ended, and how many bytes came out.
+pub(super) fn inflate(from: &[u8], to: &mut [u8], wrap: Wrap) -> (TINFLStatus, usize) {
+    let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
+        | match wrap {
+            Wrap::Deflate => 0,
+            Wrap::Zlib => inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER,
+        };
+    let mut state = Box::<DecompressorOxide>::default();
+    let (status, _, len) = decompress(&mut state, from, to, 0, flags);
+    (status, len)
+}
+
 /// A compressed piece.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
@@ -93,13 +105,7 @@ impl Pieces {
         let mut from = vec![0; usize::try_from(there).map_err(|_| fail())?];
         host.read_at(piece.at, &mut from)?;
         let mut to = vec![0; usize::try_from(self.unit).map_err(|_| fail())?];
-        let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
-            | match self.wrap {
-                Wrap::Deflate => 0,
-                Wrap::Zlib => inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER,
-            };
-        let mut state = Box::<DecompressorOxide>::default();
-        let (status, _, len) = decompress(&mut state, &from, &mut to, 0, flags);
+        let (status, len) = inflate(&from, &mut to, self.wrap);
         let ended = match (status, self.wrap) {
             (TINFLStatus::Done, _) => true,
             // All of the piece is there, whatever follows.

@@ -54,7 +54,7 @@ fn known_formats_are_refused_by_name() {
             0x40,
             &[0x7F, 0x10, 0xDA, 0xBE],
         ),
-        ("(E01)", 0, b"EVF\x09\x0D\x0A\xFF\x00"),
+        ("(L01)", 0, b"LVF\x09\x0D\x0A\xFF\x00"),
         ("(Ex01)", 0, b"EVF2\x0D\x0A\x81\x00"),
         (
             "an AFF4 evidence file",
@@ -207,7 +207,7 @@ fn a_forced_raw_disk_that_shows_nothing_is_noted() {
 #[test]
 fn a_forced_format_that_is_not_handled_is_refused() {
     let bytes = image(&[(0x1BE, &entry(0x80, 7, 63, 60)), SIGNATURE]);
-    let error = open_bytes(&bytes, Some("e01")).unwrap_err();
+    let error = open_bytes(&bytes, Some("ex01")).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     let error = open_bytes(&bytes, Some("vhdy\u{1b}")).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);

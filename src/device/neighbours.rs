@@ -64,6 +64,16 @@ impl Neighbours {
         matches!(image, Some(Ok(real)) if real == file.real_path())
     }
 
+    /// Whether a path is one of the files that were opened here: a new file must not take its place.
+    #[must_use]
+    pub fn has_opened(&self, path: &Path) -> bool {
+        let Ok(real) = std::fs::canonicalize(path) else {
+            return false;
+        };
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.iter().any(|(_, file)| file.real_path() == real)
+    }
+
     /// The names of the files beside the image, itself left out; at most `limit`, in no order.
     pub fn names(&self, limit: usize) -> Result<Vec<String>> {
         let Some(dir) = self.directory() else {
@@ -209,6 +219,9 @@ mod tests {
         }
         assert!(near.is_image(&near.open("child.vhd").unwrap()));
         assert!(!near.is_image(&near.open("ext.vmdk").unwrap()));
+        let beside = |name: &str| near.has_opened(&image.with_file_name(name));
+        assert!(beside("ext.vmdk") && beside("Parent.VHD"));
+        assert!(!beside("link.vhd") && !beside("gone"));
     }
 
     #[test]

@@ -15,11 +15,13 @@
 //! - [`vhd_builder`]: VHD around a raw disk, and the disk out of a VHD.
 //! - [`vhdx_builder`]: the same for VHDX, and its log.
 //! - [`wim_builder`]: WIM archives without compression, and a strict reader of them.
+//! - [`ewf_builder`]: EnCase and SMART evidence files, one or a set.
 //! - [`fixtures`]: the recipes of what lies in `fixtures/`.
 //! - [`pack`]: the small form in which built images lie in `fixtures/`.
 #![allow(dead_code, unreachable_pub, missing_docs, unused_imports)]
 
 pub mod disk_builder;
+pub mod ewf_builder;
 pub mod fixtures;
 pub mod hive_builder;
 pub mod hive_gen;

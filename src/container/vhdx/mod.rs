@@ -166,6 +166,7 @@ fn open(source: &Source<'_>) -> Result<Disk> {
         log: Some(log_fact),
         chain,
         id: Some(headers.current.data_write.to_string()),
+        ..Facts::default()
     };
     let disk = Arc::new(vhdx);
     let mut disk = Disk::mapped(&view, disk, facts);
