@@ -1,6 +1,6 @@
 //! [`FileTree`] for FAT: each method hands over to the file that knows.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use sha1::{Digest, Sha1};
 
@@ -161,23 +161,19 @@ impl FileTree for Fat {
 
     fn trace_areas(&self, ids: &[FileId]) -> Result<Vec<(String, Vec<Range<u64>>)>> {
         let walk = self.walk()?;
-        let mut parents: Vec<usize> = ids
+        let mut areas: BTreeMap<usize, Vec<Range<u64>>> = ids
             .iter()
             .filter_map(|id| walk.nodes.get(walk.find(id.0)?))
-            .map(|node| node.parent)
+            .map(|node| (node.parent, Vec::new()))
             .collect();
-        parents.sort_unstable();
-        parents.dedup();
-        Ok(parents
+        for (at, (len, index)) in &walk.directories {
+            if let Some(ranges) = areas.get_mut(index) {
+                ranges.push(*at..at.saturating_add(*len));
+            }
+        }
+        Ok(areas
             .into_iter()
-            .map(|parent| {
-                let pieces = walk.directories.iter();
-                let ranges = pieces
-                    .filter(|(_, (_, index))| *index == parent)
-                    .map(|(at, (len, _))| *at..at.saturating_add(*len))
-                    .collect();
-                (format!("directory {}", walk.path(parent)), ranges)
-            })
+            .map(|(parent, ranges)| (format!("directory {}", walk.path(parent)), ranges))
             .collect())
     }
 

@@ -3,7 +3,7 @@
 //! Every cluster is followed once, whatever the links say, so a hostile volume costs no more than its
 //! own size.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
     Fat,
@@ -100,6 +100,8 @@ pub(super) struct Stale {
 pub(super) struct Walk {
     /// The root, then everything below.
     pub(super) nodes: Vec<Node>,
+    /// Which node has an id.
+    index: HashMap<u64, usize>,
     /// What is left of deleted entries.
     pub(super) stale: Vec<Stale>,
     /// Structure that is broken, one line each.
@@ -165,6 +167,8 @@ impl Walk {
             }
         }
         walk.owned = seen.count();
+        let ids = walk.nodes.iter().enumerate();
+        walk.index = ids.map(|(index, node)| (node.id, index)).collect();
         walk.deleted_directories(fat, &mut table, &mut seen)?;
         Ok(walk)
     }
@@ -317,7 +321,7 @@ impl Walk {
     /// Which node has this id.
     #[must_use]
     pub(super) fn find(&self, id: u64) -> Option<usize> {
-        self.nodes.iter().position(|node| node.id == id)
+        self.index.get(&id).copied()
     }
 
     /// The directory that a byte of the volume is in.
