@@ -25,6 +25,7 @@ mod crash_model;
 mod damage;
 mod dirty;
 mod disks;
+mod fat;
 mod faults;
 mod fixtures;
 mod hive_random;

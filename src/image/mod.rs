@@ -14,7 +14,7 @@ use crate::{
     partition::{self, Scheme, Slot, Table},
     tree::{Extent, FileEntry, FileId, FileTree, Storage},
     units::{DiskOffset, FileOffset, ImageOffset, VolumeOffset},
-    volume::{self, ntfs::Ntfs},
+    volume::{self, fat::Fat, ntfs::Ntfs},
 };
 
 /// Which images of an archive.
@@ -127,6 +127,18 @@ impl Volume {
     #[must_use]
     pub fn is_image(&self) -> bool {
         self.unit == UNIT_IMAGE
+    }
+
+    /// Whether it is an NTFS volume.
+    #[must_use]
+    pub fn is_ntfs(&self) -> bool {
+        self.kind == Some(volume::Kind::Ntfs)
+    }
+
+    /// Whether it is a FAT volume.
+    #[must_use]
+    pub fn is_fat(&self) -> bool {
+        self.kind == Some(volume::Kind::Fat)
     }
 
     /// Down the ladder: volume to disk.
@@ -375,6 +387,13 @@ fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Resu
             Ok(ntfs) => {
                 volume.filesystem = ntfs.label();
                 Content::Files(Box::new(ntfs))
+            }
+            Err(error) => Content::Broken(volume.climb(error)),
+        },
+        volume::Kind::Fat => match Fat::open(device) {
+            Ok(fat) => {
+                volume.filesystem = fat.label();
+                Content::Files(Box::new(fat))
             }
             Err(error) => Content::Broken(volume.climb(error)),
         },

@@ -258,11 +258,14 @@ pub fn make_with(
     for rule in rules {
         if let Target::FileAnywhere { name } = &rule.target {
             tokens::of_text(name, Class::Name, &mut plan.tokens);
+            if image.volumes.iter().any(Volume::is_fat) {
+                tokens::of_fat_name(name, &mut plan.tokens);
+            }
         }
     }
-    // Only the name as NTFS stores it: programs are full of the ASCII form.
+    // Only the names as file systems store them: programs are full of the ASCII form.
     plan.tokens
-        .retain(|t| t.class != Class::Name || t.label.ends_with("(UTF-16)"));
+        .retain(|t| t.class != Class::Name || !t.label.ends_with("(ASCII)"));
     tokens::tidy(&mut plan.tokens);
     // What is stale is told by what was found on all volumes.
     let finder = stale::Finder::new(&plan.tokens)?;
@@ -447,6 +450,10 @@ fn name_stores(stores: Vec<Store>, part: &mut VolumePlan) {
                 StoreKind::ShadowCopy => {
                     "a shadow copy: an older state of this volume, whatever was in it; delete it in \
                      Windows before the capture (vssadmin delete shadows /all)"
+                }
+                StoreKind::Registry9x => {
+                    "Windows 9x registry (CREG): not cleaned, what it holds of the identity stays; \
+                     delete the values in Windows before the capture"
                 }
                 _ => "an image file inside the volume: not opened",
             },

@@ -56,6 +56,43 @@ pub fn of_text(text: &str, class: Class, out: &mut Vec<Token>) {
     }
 }
 
+/// A name as it stands in the slots of a FAT directory: the short name without its first byte, which
+/// a deletion overwrites, and the first piece of a long one that has the same short name. (Microsoft's
+/// FAT specification 1.03: base and extension padded with spaces; 5 units, attributes 0x0F, type 0,
+/// checksum, 6 units.)
+pub fn of_fat_name(text: &str, out: &mut Vec<Token>) {
+    let upper = text.to_ascii_uppercase();
+    let (base, extension) = upper.split_once('.').unwrap_or((&upper, ""));
+    let fits = text.is_ascii() && (1..=8).contains(&base.len()) && extension.len() <= 3;
+    if !fits || extension.contains('.') {
+        return;
+    }
+    let short = format!("{base:<8}{extension:<3}").into_bytes();
+    let sum = short
+        .iter()
+        .fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+    let mut units: Vec<u16> = text.encode_utf16().take(11).collect();
+    units.resize(11, 0xFFFF);
+    if let Some(end) = units.get_mut(text.len()) {
+        *end = 0;
+    }
+    let (front, back) = units.split_at(5);
+    let wide = |units: &[u16]| -> Vec<u8> { units.iter().flat_map(|u| u.to_le_bytes()).collect() };
+    let long = [wide(front), vec![0x0F, 0, sum], wide(back)].concat();
+    let name = crate::text::escape(text);
+    for (form, bytes) in [
+        ("FAT short name", short[1..].to_vec()),
+        ("FAT long name", long),
+    ] {
+        out.push(Token {
+            label: format!("{name} ({form})"),
+            bytes,
+            fold: true,
+            class: Class::Name,
+        });
+    }
+}
+
 /// All forms of the GUIDs in a text (with and without dashes, as text and as bytes in both
 /// orders); the text itself if there is no GUID in it.
 pub fn of_identifier(text: &str, out: &mut Vec<Token>) {
@@ -194,6 +231,20 @@ pub fn tidy(tokens: &mut Vec<Token>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Slots that mtools 4.0.32 wrote for `Smsuid.dat`, the short one deleted.
+    #[test]
+    fn names_are_searched_as_fat_directories_hold_them() {
+        let mut tokens = Vec::new();
+        of_fat_name("Smsuid.dat", &mut tokens);
+        let long = hex::decode("53006d007300750069000f008464002e006400610074000000").unwrap();
+        let found: Vec<&[u8]> = tokens.iter().map(|t| t.bytes.as_slice()).collect();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0], b"MSUID  DAT");
+        assert_eq!(found[1], long);
+        of_fat_name("a name that is too long.ini", &mut tokens);
+        assert_eq!(tokens.len(), 2);
+    }
 
     #[test]
     fn a_guid_is_searched_in_every_form() {

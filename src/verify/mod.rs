@@ -156,8 +156,10 @@ fn look(
             out.hits.push(hit_in_image(volume, &hit)?);
         }
         if !volume.is_image() {
-            out.searched
-                .push((format!("partition {} $MFT", volume.partition), searched));
+            out.searched.push((
+                format!("partition {} {}", volume.partition, records_of(volume)),
+                searched,
+            ));
         }
         let mut areas = want.areas.clone();
         areas.push(("everything written".to_owned(), inside));
@@ -424,8 +426,9 @@ fn witness_volume(
     problems: &mut Vec<String>,
     witnesses: &mut Vec<String>,
 ) -> Result<()> {
-    if image.writer.is_some() {
-        // The crate `ntfs` reads volumes; an archive checks its own references and hashes.
+    if image.writer.is_some() || !volume.is_ntfs() {
+        // The crate `ntfs` reads its volumes; an archive checks its own references and hashes, FAT
+        // its whole structure.
         return Ok(());
     }
     let device = image.volume_device(volume)?;
@@ -463,6 +466,14 @@ fn witness_volume(
         }
     }
     Ok(())
+}
+
+/// What a volume's file records are called.
+fn records_of(volume: &Volume) -> &'static str {
+    match volume.is_fat() {
+        true => "names of deleted entries",
+        false => "$MFT",
+    }
 }
 
 /// SHA-256 of parts of a file, as declone's own reader sees them.

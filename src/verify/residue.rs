@@ -290,6 +290,10 @@ pub fn place_hits(
 }
 
 fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
+    let record = match volume.is_fat() {
+        true => "directory entry",
+        false => "file record",
+    };
     match owner {
         Owner::Free { cluster } => (
             Where::FreeCluster,
@@ -299,10 +303,7 @@ fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
             number,
             in_use: false,
             ..
-        } => (
-            Where::RecordSlack,
-            format!("file record {number}, not in use"),
-        ),
+        } => (Where::RecordSlack, format!("{record} {number}, not in use")),
         Owner::Record {
             number,
             slack: true,
@@ -311,13 +312,13 @@ fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
         } => (
             Where::RecordSlack,
             format!(
-                "unused part of file record {number} ({})",
+                "unused part of {record} {number} ({})",
                 path.as_deref().unwrap_or("?")
             ),
         ),
         Owner::Record { number, path, .. } => (
             Where::LiveFile,
-            format!("file record {number} of {}", path.as_deref().unwrap_or("?")),
+            format!("{record} {number} of {}", path.as_deref().unwrap_or("?")),
         ),
         Owner::File {
             path,

@@ -1,7 +1,8 @@
-//! Volumes: which file system is it, and the one file system declone edits.
+//! Volumes: which file system is it, and the two that declone edits.
 //!
-//! In: a device that starts at a boot sector. Out: a [`Probe`] by evidence, a [`ntfs::Ntfs`].
-//! Knows: units, error, bytes, text, device, tree. Facts from: `ntfs/format.rs`, `probe.rs`.
+//! In: a device that starts at a boot sector. Out: a [`Probe`] by evidence, a [`ntfs::Ntfs`], a [`fat::Fat`].
+//! Knows: units, error, bytes, text, device, tree. Facts from: `ntfs/format.rs`, `fat/format.rs`,
+//! `probe.rs`.
 //! Never: knows which files matter, what a hive is, or where the volume lies on the disk.
 
 #![deny(
@@ -13,6 +14,7 @@
     clippy::panic
 )]
 
+pub mod fat;
 pub mod ntfs;
 mod probe;
 pub mod widths;

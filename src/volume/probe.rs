@@ -9,7 +9,7 @@ use crate::{
 /// A file system by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// NTFS: the only one that opens.
+    /// NTFS.
     Ntfs,
     /// A BitLocker volume: encrypted.
     BitLocker,
@@ -90,9 +90,7 @@ pub const FILESYSTEMS: &[FileSystem] = &[
     FileSystem {
         kind: Kind::Fat,
         evidence: fat,
-        advice: Some(
-            "FAT is not read by this version; an EFI system partition is FAT, but so were the disks of many old SMS clients",
-        ),
+        advice: None,
     },
 ];
 

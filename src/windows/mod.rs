@@ -74,6 +74,8 @@ pub enum StoreKind {
     ImageFile,
     /// A shadow copy: an older state of the volume.
     ShadowCopy,
+    /// A registry of Windows 95, 98 or Me.
+    Registry9x,
 }
 
 /// A file that no rule looks into.
@@ -100,6 +102,14 @@ pub struct Found {
 
 const TRANSACTION_ENDINGS: [&str; 2] = [".regtrans-ms", ".blf"];
 const IMAGE_ENDINGS: [&str; 3] = [".wim", ".esd", ".swm"];
+/// The registry of Windows 9x and its copies: `SYSTEM.DAT` of the machine, `USER.DAT` of a user.
+const REGISTRY_9X: [&str; 5] = [
+    "SYSTEM.DAT",
+    "SYSTEM.DA0",
+    "SYSTEM.1ST",
+    "USER.DAT",
+    "USER.DA0",
+];
 /// The provider's id that ends the name of every shadow copy.
 const SHADOW_ENDING: &str = "{3808876b-c176-4e48-b7ae-04046e6cc752}";
 /// How Windows names what is in the recycle bin: since Vista, before.
@@ -115,6 +125,7 @@ pub fn patterns() -> Vec<NamePattern> {
     let endings = TRANSACTION_ENDINGS.iter().chain(&IMAGE_ENDINGS);
     patterns.extend(endings.map(|ending| NamePattern::suffix(ending)));
     patterns.push(NamePattern::suffix(SHADOW_ENDING));
+    patterns.extend(REGISTRY_9X.map(NamePattern::exact));
     patterns.extend(RECYCLED_NAMES.map(NamePattern::prefix));
     patterns.push(NamePattern::prefix(recycled::NOTE));
     patterns
@@ -364,6 +375,8 @@ fn stores(tree: &dyn FileTree, census: &Census, hives: &[HiveFile]) -> Vec<Store
             Some(StoreKind::TransactionLog)
         } else if is(entry, &IMAGE_ENDINGS) && begins_with(tree, entry, b"MSWIM\0\0\0") {
             Some(StoreKind::ImageFile)
+        } else if is_registry_9x(tree, entry) {
+            Some(StoreKind::Registry9x)
         } else if is(entry, &[SHADOW_ENDING]) {
             Some(StoreKind::ShadowCopy)
         } else {
@@ -379,6 +392,16 @@ fn stores(tree: &dyn FileTree, census: &Census, hives: &[HiveFile]) -> Vec<Store
             })
         })
         .collect()
+}
+
+/// Windows 9x keeps its registry in files that begin with `CREG`; later ones use some of the names.
+fn is_registry_9x(tree: &dyn FileTree, entry: &FileEntry) -> bool {
+    let mut names = entry.paths.iter().filter_map(|path| path.0.last());
+    let mut head = [0; 4];
+    names.any(|name| REGISTRY_9X.iter().any(|known| name.eq_ascii(known)))
+        && entry.len >= 4
+        && tree.read_at(entry.id, FileOffset(0), &mut head).is_ok()
+        && head == *b"CREG"
 }
 
 /// An unreadable file is taken for what its name says.
