@@ -231,6 +231,15 @@ pub fn wipe(image: &Image, hits: &[Range<u64>]) -> Result<Vec<Disposition>> {
         if inside.is_empty() {
             continue;
         }
+        // A hibernated volume beside the one that is cleaned has free clusters, too, and a driver that
+        // remembers them otherwise.
+        let obstacles = tree.obstacles().map_err(|error| volume.climb(error))?;
+        if let Some(obstacle) = obstacles.first() {
+            for place in places {
+                out[place] = Disposition::Left(format!("not written: {}", obstacle.what));
+            }
+            continue;
+        }
         let answers = tree
             .wipe_residue(&inside)
             .map_err(|error| volume.climb(error))?;
