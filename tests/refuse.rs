@@ -11,7 +11,10 @@ use std::{
 use crate::{
     machine::{self, HIVE},
     run::{Ran, arg, declone, digest, scratch},
-    support::ntfs_builder::{Content, Geometry, Log, NtfsBuilder},
+    support::{
+        disk_builder::DiskBuilder,
+        ntfs_builder::{Content, Geometry, Log, NtfsBuilder},
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -339,4 +342,28 @@ fn a_hive_that_is_also_linked_as_a_target_is_refused() {
     let mut volume = usual();
     volume.link(HIVE, r"\Smscfg.ini");
     case(&volume, |_| {}, 3, "hard link");
+}
+
+/// A volume that must not be written is not written because of its neighbour, either: its free
+/// clusters may not be free for the driver that comes back.
+#[test]
+fn a_dirty_volume_beside_the_cleaned_one_keeps_its_stale_bytes() {
+    for log in [Log::Clean11, Log::Dirty20] {
+        let mut beside = NtfsBuilder::new(10 << 20);
+        beside.log(log);
+        beside.file(r"\kept.txt", "kept");
+        beside.plant_free_cluster(machine::ini().as_bytes());
+        let disk = DiskBuilder::mbr(48 << 20)
+            .partition(2048, beside)
+            .partition(32768, machine::volume(24 << 20, Geometry::default(), 5));
+        let dir = scratch();
+        let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
+        let old = disk.to_vec().0;
+        fs::write(&image, &old).unwrap();
+        let ran = declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        let first = 2048 * 512..(2048 * 512 + (10 << 20));
+        let same = fs::read(&out).unwrap()[first.clone()] == old[first];
+        assert_eq!(same, log == Log::Dirty20, "{log:?}: {}", ran.out);
+        assert_eq!(ran.out.contains("LEFT"), same, "{log:?}: {}", ran.out);
+    }
 }
