@@ -1,5 +1,5 @@
 //! WIM and ESD: an archive of file trees. Each image is a [`FileTree`]; edits are kept in memory until
-//! [`Archive::write`] makes the new file of them, in the device below, in one go.
+//! [`Writer::write`] makes the new file of them, in the device below, in one go.
 //!
 //! # Why
 //! - **Raw dentries.** A dentry that stays keeps its bytes, the unknown ones included; only offsets of

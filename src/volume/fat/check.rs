@@ -30,7 +30,7 @@ const PIECE: u64 = 1 << 20;
 type Judgement = fn(&Fat, &mut Vec<Obstacle>) -> Result<()>;
 
 impl Fat {
-    /// See [`FileTree::obstacles`](crate::tree::FileTree::obstacles).
+    /// See [`FileTree::obstacles`].
     pub(super) fn find_obstacles(&self) -> Result<Vec<Obstacle>> {
         let mut found = Vec::new();
         let checks: [(&'static str, Judgement); 6] = [

@@ -116,7 +116,7 @@ pub const FAT16_BELOW: u64 = 65_525;
 /// FAT32 counts clusters with 28 bits; the last ones have a meaning of their own.
 pub const FAT32_BELOW: u64 = 0x0FFF_FFF5;
 
-/// FAT[1] of FAT16: bit 15 dismounted, bit 14 no error of the disk.
+/// `FAT[1]` of FAT16: bit 15 dismounted, bit 14 no error of the disk.
 pub const CLEAN_16: u32 = 0xC000;
-/// FAT[1] of FAT32: bit 27 dismounted, bit 26 no error of the disk.
+/// `FAT[1]` of FAT32: bit 27 dismounted, bit 26 no error of the disk.
 pub const CLEAN_32: u32 = 0x0C00_0000;
