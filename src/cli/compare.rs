@@ -237,15 +237,11 @@ fn group(images: &[Compared]) -> Vec<Group> {
     };
     for of in owners.values() {
         let mut of = of.iter();
-        let first = of.next().map_or(0, |number| find(&head, *number));
+        let Some(first) = of.next() else { continue };
         for number in of {
-            let other = find(&head, *number);
-            let (low, high) = (first.min(other), first.max(other));
-            head[high] = low;
-            // The first one's head may just have changed.
-            if high == first {
-                head[first] = low;
-            }
+            // Both anew: the head of the first may just have changed.
+            let (one, other) = (find(&head, *first), find(&head, *number));
+            head[one.max(other)] = one.min(other);
         }
     }
     let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
@@ -367,6 +363,21 @@ mod tests {
             image("g", &[]),
         ];
         assert_eq!(members(&all), [vec!["a", "c", "d"], vec!["b", "f"]]);
+    }
+
+    #[test]
+    fn an_id_joins_all_groups_that_have_it() {
+        // Three groups with heads 0, 1, 2; one id in the third, the second and the first, in this order
+        // of numbers.
+        let all = [
+            image("a", &[("x", "0")]),
+            image("b", &[("x", "1")]),
+            image("c", &[("x", "2")]),
+            image("d", &[("x", "2"), ("y", "all")]),
+            image("e", &[("x", "1"), ("y", "all")]),
+            image("f", &[("x", "0"), ("y", "all")]),
+        ];
+        assert_eq!(members(&all), [vec!["a", "b", "c", "d", "e", "f"]]);
     }
 
     #[test]
