@@ -37,6 +37,7 @@ mod machine;
 mod oracle;
 mod refuse;
 mod run;
+mod sets;
 mod support;
 mod wim;
 mod wim_hostile;

@@ -54,6 +54,7 @@ fn container_facts(facts: &Facts) -> ContainerFacts {
         allocated: facts.allocated,
         log: facts.log.clone(),
         chain: facts.chain.iter().map(|name| escape(name)).collect(),
+        files: facts.files.iter().map(|name| escape(name)).collect(),
         id: facts.id.clone(),
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     apply::{
-        host::Place,
+        host::{self, Place},
         journal::{self, Role},
         protocol::Recovered,
     },
@@ -25,7 +25,10 @@ pub(super) fn run(args: &RecoverArgs, report: &mut ImageReport) -> Result<()> {
         Recovered::Nothing => report.result = "whole",
         Recovered::Finished { .. } => {
             report.result = "recovered";
-            report.done = image.finished.as_ref().map(place::done);
+            report.done = image
+                .finished
+                .as_ref()
+                .map(|change| place::done(&image.host, change));
         }
     }
     Ok(())
@@ -36,10 +39,19 @@ fn status(args: &RecoverArgs, report: &mut ImageReport) -> Result<()> {
     let host = HostFile::open(&args.image)?;
     let place = Place::of(&host, args.journal.path.as_deref())?;
     let Some(bytes) = place.read(&host)? else {
+        if let Some(journal) = host::pending_elsewhere(&host)? {
+            report.result = "pending";
+            report.exit_code = exit_code(Kind::Interrupted);
+            report.remarks.push(format!(
+                "{} waits to write it as one of several files",
+                crate::text::escape(&journal.display().to_string())
+            ));
+            return Ok(());
+        }
         report.result = "whole";
         return Ok(());
     };
-    let (_, change) = journal::read(Role::Journal, &bytes)?;
+    let (bond, change) = journal::read(Role::Journal, &bytes)?;
     report.result = "pending";
     report.exit_code = exit_code(Kind::Interrupted);
     report.remarks.push(format!(
@@ -48,5 +60,15 @@ fn status(args: &RecoverArgs, report: &mut ImageReport) -> Result<()> {
         change.bytes(),
         change.pages().len()
     ));
+    if bond.files.len() > 1 {
+        let names: Vec<String> = bond
+            .files
+            .iter()
+            .map(|file| crate::text::escape(&String::from_utf8_lossy(&file.name)))
+            .collect();
+        report
+            .remarks
+            .push(format!("of the files {}", names.join(", ")));
+    }
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! `declone scan`: look, say, touch nothing.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
-use super::{Common, exit_code, facts, guarded, place};
+use super::{Common, exit_code, facts, guarded, place, place::digest_of};
 use crate::{
-    apply::clone::file_digest,
-    device::{BlockDevice, HostFile},
+    device::Access,
     error::{Error, Kind, Result},
     image::{self, Content, Image},
     plan::{self, Plan},
@@ -29,12 +28,12 @@ pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
 
 fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
     let bar = common.progress();
-    let host = Arc::new(HostFile::open(path)?);
-    report.remarks.extend(host.remarks().iter().cloned());
+    let options = common.options(path);
+    let host = image::open_files(path, Access::Look, &options)?;
+    report.remarks.extend(host.remarks());
     if let Err(error) = place::refuse_pending(&host, common.journal.path.as_deref()) {
         report.errors.push(ErrorFacts::from(&error));
     }
-    let options = common.options(path);
     let image = image::open(host.clone(), &options)?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
@@ -43,7 +42,7 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
     if common.hash.is_some()
         && let Some(facts) = &mut report.image
     {
-        let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
+        let digest = digest_of(&host, &bar)?;
         facts.sha256 = Some(digest);
     }
     place::remark_changes(&host, report)?;

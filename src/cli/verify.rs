@@ -1,14 +1,13 @@
 //! `declone verify`: fresh eyes: the rules again, and a raw search of every data extent.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use md5::Md5;
 use sha1::{Digest, Sha1};
 
 use super::{VerifyArgs, facts, place, progress::Bar, scan};
 use crate::{
-    apply::clone::file_digest,
-    device::{BlockDevice, HostFile},
+    device::Access,
     error::{Error, Kind, Result},
     image::{self, Image},
     plan::{self, tokens, tokens::Token},
@@ -26,10 +25,10 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         .map(read_tokens)
         .transpose()?
         .unwrap_or_default();
-    let host = Arc::new(HostFile::open(&args.image)?);
-    report.remarks.extend(host.remarks().iter().cloned());
-    place::refuse_pending(&host, common.journal.path.as_deref())?;
     let options = common.options(&args.image);
+    let host = image::open_files(&args.image, Access::Look, &options)?;
+    report.remarks.extend(host.remarks());
+    place::refuse_pending(&host, common.journal.path.as_deref())?;
     let image = image::open(host.clone(), &options)?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
@@ -37,7 +36,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
     facts::fill(report, &image, &plan);
     report.tokens.extend(against);
     tokens::tidy(&mut report.tokens);
-    let map = host.is_regular().then_some(host.as_ref());
+    let map = host.single();
     let raw = residue::raw(
         &image,
         host.as_ref(),
@@ -67,7 +66,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
     }
     report.residues = raw.residues;
     if common.hash.is_some() {
-        let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
+        let digest = place::digest_of(&host, &bar)?;
         if let Some(facts) = &mut report.image {
             facts.sha256 = Some(digest);
         }

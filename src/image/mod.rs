@@ -5,11 +5,11 @@
 //! Knows: container, partition, volume, device, tree. Facts from: those rooms.
 //! Never: knows what a Windows is; writes.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use crate::{
     container::{self, Facts, Places, ScanOnly, Writer},
-    device::{Device, Neighbours, Slice},
+    device::{Access, Device, HostFile, HostSet, Neighbours, Slice},
     error::{Error, Kind, Result},
     partition::{self, Scheme, Slot, Table},
     tree::{Extent, FileEntry, FileId, FileTree, Storage},
@@ -48,7 +48,7 @@ pub struct Image {
     pub evidence: String,
     /// Remarks of the container and partition rooms.
     pub notes: Vec<String>,
-    /// Length of the image file in bytes.
+    /// Length of the image file in bytes, or of all its files together.
     pub file_len: u64,
     /// Length of the disk inside in bytes.
     pub disk_len: u64,
@@ -235,10 +235,25 @@ pub fn place_in(extents: &[Extent], at: FileOffset) -> Option<VolumeOffset> {
     })
 }
 
+/// Opens the file at `path` for a use, and with it the files of which its format says that they belong
+/// to it.
+pub fn open_files(path: &Path, access: Access, options: &Options) -> Result<Arc<HostSet>> {
+    let first = Arc::new(HostFile::open_for(path, access)?);
+    gather(first, access, options)
+}
+
+/// As [`open_files`], with a first file that is open already.
+pub fn gather(first: Arc<HostFile>, access: Access, options: &Options) -> Result<Arc<HostSet>> {
+    let host: Device = Arc::clone(&first) as Device;
+    let names = container::files(&host, options.format.as_deref(), &options.near)?;
+    let others = options.near.open_members(names, access)?;
+    HostSet::of(first, others).map(Arc::new)
+}
+
 /// Opens an image down to its volumes. A volume that cannot be read is not an error: the others
 /// may be fine, and `scan` names the reason.
 pub fn open(file: Device, options: &Options) -> Result<Image> {
-    let file_len = file.len();
+    let span = file.len();
     let opened = container::open(Arc::clone(&file), options.format.as_deref(), &options.near)?;
     let mut opened = opened;
     let mut writer = None;
@@ -246,7 +261,7 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
     let (table, volumes) = match opened.archive.take() {
         Some(archive) => {
             writer = Some(archive.writer());
-            (Table::none(), open_images(&opened, archive, only))
+            (Table::none(), open_images(&opened, span, archive, only))
         }
         None => {
             let table = partition::read(&opened.disk)?;
@@ -277,7 +292,7 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         format: opened.format,
         evidence: opened.evidence,
         notes: opened.notes,
-        file_len,
+        file_len: opened.file_len,
         disk_len: opened.disk.len(),
         table,
         volumes,
@@ -312,6 +327,7 @@ fn chosen(archive: bool, options: &Options) -> Result<Option<u32>> {
 /// The images of an archive, each as a volume that begins where the file begins.
 fn open_images(
     opened: &container::Opened,
+    span: u64,
     archive: container::Archive,
     only: Option<u32>,
 ) -> Vec<Volume> {
@@ -323,7 +339,7 @@ fn open_images(
             partition: image.number,
             unit: UNIT_IMAGE,
             start: DiskOffset(0),
-            len: opened.file_len,
+            len: span,
             slot_kind: match image.about.is_empty() {
                 true => "image".to_owned(),
                 false => format!("image of {}", image.about),

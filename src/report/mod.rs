@@ -104,6 +104,8 @@ pub struct ContainerFacts {
     pub log: Option<String>,
     /// The files below this one, nearest first.
     pub chain: Vec<String>,
+    /// The other files of which the image consists.
+    pub files: Vec<String>,
     /// Identity of the disk, as the format writes it.
     pub id: Option<String>,
 }
@@ -250,7 +252,10 @@ impl RemovalFacts {
 /// One changed page.
 #[derive(Debug, Default, Serialize)]
 pub struct PatchFacts {
-    /// Image offset.
+    /// The file, if the image is several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Offset in the file.
     pub offset: u64,
     /// Length.
     pub len: u64,

@@ -91,6 +91,14 @@ fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
         parts.push(format!("{allocated} of {blocks} allocated"));
     }
     parts.extend(facts.log.iter().map(|log| format!("log: {log}")));
+    match facts.files.as_slice() {
+        [] => {}
+        [only] => parts.push(format!("with {only}")),
+        [first, .., last] => parts.push(format!(
+            "with {} files, {first} to {last}",
+            facts.files.len()
+        )),
+    }
     if !facts.chain.is_empty() {
         parts.push(format!("on top of {}", facts.chain.join(", on top of ")));
     }
