@@ -180,11 +180,14 @@ impl Reader<'_> {
     fn file(&mut self, table: &DeTable<'_>) -> Vec<Rule> {
         let mut fields = Fields::of(table, 0..0, "");
         let found = fields.take("rule");
-        for (key, span, _) in std::mem::take(&mut fields.left) {
+        let strangers = std::mem::take(&mut fields.left);
+        if found.is_none() && strangers.is_empty() {
+            self.wrong(0..0, "at least one [[rule]] expected, found none");
+        }
+        for (key, span, _) in strangers {
             self.wrong(span, format!("[[rule]] expected, found `{}`", escape(key)));
         }
         let Some((list, span)) = found else {
-            self.wrong(0..0, "at least one [[rule]] expected, found none");
             return Vec::new();
         };
         let DeValue::Array(list) = list.get_ref() else {
