@@ -147,7 +147,7 @@ pub enum Target {
         key: Vec<String>,
     },
     /// The files with the private keys of the certificates in a store. Which they are stands in the
-    /// certificates; see [`crate::windows::capi`].
+    /// certificates (`windows::capi`).
     CertificateKeys {
         /// The hive.
         hive: HiveName,
