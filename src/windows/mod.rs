@@ -5,8 +5,15 @@
 //! Never: knows which keys matter; edits.
 
 pub mod capi;
+pub mod cert;
+pub mod generalization;
+pub mod ini;
+pub mod machine;
 pub mod packed;
 mod recycled;
+pub mod registry;
+pub mod sid;
+pub mod uuid;
 
 use packed::Packing;
 
