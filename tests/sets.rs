@@ -20,7 +20,11 @@ use crate::{
     containers::machine_disk,
     judges::{called, tool},
     run::{arg, declone, scratch},
-    support::vmdk_builder::{self as vmdk, Shape},
+    support::{
+        vmdk_builder::{self as vmdk, Shape},
+        wim_builder::Wim,
+    },
+    wim::tree,
 };
 
 /// The files of an image by their names.
@@ -659,6 +663,154 @@ fn a_copy_that_cannot_be_opened_leaves_nothing() {
     assert!(ran.out.contains("--to raw"), "{}", ran.out);
     assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
     assert!(read_all(dir.path()) == split.files);
+}
+
+// --- files that grow ---
+
+/// An archive that becomes longer when one of its images is cleaned: before, and after.
+fn growing(dir: &Path) -> (Vec<u8>, Vec<u8>) {
+    let file = Wim::new(vec![tree(), tree()]).build();
+    let (image, out) = (dir.join("grow.in"), dir.join("grow.out"));
+    fs::write(&image, &file).unwrap();
+    declone(&["clean", arg(&image), "-o", arg(&out), "--image-index", "1"]).exits(0);
+    let after = fs::read(&out).unwrap();
+    assert!(after.len() > file.len(), "{} {}", after.len(), file.len());
+    (file, after)
+}
+
+#[test]
+fn an_archive_that_grows_is_cleaned_in_place_and_taken_back() {
+    let dir = scratch();
+    let (old, new) = growing(dir.path());
+    let (image, undo) = (dir.path().join("a.wim"), dir.path().join("undo"));
+    fs::write(&image, &old).unwrap();
+    let args = ["clean", arg(&image), "--in-place", "--image-index", "1"];
+    declone(&[&args[..], &["-n"]].concat()).exits(0);
+    assert!(fs::read(&image).unwrap() == old);
+    declone(&[&args[..], &["--undo", arg(&undo), "--hash", "sha256"]].concat()).exits(0);
+    assert!(fs::read(&image).unwrap() == new, "in place is as a copy");
+    let other = dir.path().join("b.wim");
+    fs::write(&other, &old).unwrap();
+    declone(&["undo", arg(&undo), "--image", arg(&other)]).exits(3);
+    assert!(fs::read(&other).unwrap() == old);
+    declone(&["undo", arg(&undo)]).exits(0);
+    assert!(fs::read(&image).unwrap() == old, "undone");
+    declone(&["undo", arg(&undo)]).exits(3);
+    assert!(fs::read(&image).unwrap() == old);
+}
+
+/// No room for what is longer: the archive is as it was, and no journal is left.
+#[test]
+fn an_archive_that_cannot_grow_stays_as_it_is() {
+    let dir = scratch();
+    let (old, new) = growing(dir.path());
+    let image = dir.path().join("a.wim");
+    fs::write(&image, &old).unwrap();
+    let count = || fs::read_dir(dir.path()).unwrap().count();
+    let before = count();
+    let limit = old.len().div_ceil(1024);
+    assert!(new.len() > limit * 1024);
+    let ran = std::process::Command::new("bash")
+        .args(["-c", "ulimit -f $0; exec \"$@\"", &limit.to_string()])
+        .args([env!("CARGO_BIN_EXE_declone"), "clean", arg(&image)])
+        .args(["--in-place", "--image-index", "1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert_eq!(ran.status.code(), Some(5), "{said}");
+    assert!(said.contains("room for what is longer"), "{said}");
+    assert!(fs::read(&image).unwrap() == old);
+    assert_eq!(count(), before);
+}
+
+#[test]
+fn an_archive_whose_growth_was_interrupted_is_finished() {
+    let dir = scratch();
+    let (old, new) = growing(dir.path());
+    let lens = [FileLen {
+        start: 0,
+        old: old.len() as u64,
+        new: new.len() as u64,
+    }];
+    let patches: Vec<Patch> = new
+        .chunks(PAGE_LEN)
+        .enumerate()
+        .filter(|(number, page)| {
+            let at = number * PAGE_LEN;
+            old.get(at..(at + PAGE_LEN).min(old.len())) != Some(*page)
+        })
+        .map(|(number, page)| Patch {
+            offset: (number * PAGE_LEN) as u64,
+            len: page.len() as u64,
+            page: Page::Data(page.into()),
+        })
+        .collect();
+    let change = Change::prepare(&patches, &lens, &mut |at, out| {
+        out.copy_from_slice(&old[at as usize..][..out.len()]);
+        Ok(())
+    })
+    .unwrap();
+    let bond = Bond {
+        image_len: old.len() as u64,
+        files: vec![BondFile {
+            name: b"a.wim".to_vec(),
+            device: 0,
+            inode: 0,
+            len: lens[0],
+        }],
+        ..Bond::default()
+    };
+    let image = dir.path().join("a.wim");
+    let journal = dir.path().join("a.wim.declone-journal");
+    let interrupt = |image_bytes: &[u8]| {
+        let mut out = Vec::new();
+        journal::write(Role::Journal, &bond, &change, &mut |piece| {
+            out.extend_from_slice(piece);
+            Ok(())
+        })
+        .unwrap();
+        fs::write(&image, image_bytes).unwrap();
+        fs::write(&journal, out).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&journal, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let pages = change.pages().len();
+    for done in [0, 1, pages / 2, pages] {
+        // As long as before, as after, or between; what is new holds zeros or anything.
+        let middle = (old.len() + new.len()) / 2;
+        for (len, fill) in [
+            (old.len(), 0),
+            (new.len(), 0),
+            (new.len(), 0xA5),
+            (middle, 0xA5),
+        ] {
+            let mut bytes = old.clone();
+            bytes.resize(len, fill);
+            for page in &change.pages()[..done] {
+                let at = page.offset as usize;
+                let end = (at + page.len).min(len);
+                if at < end {
+                    bytes[at..end].copy_from_slice(&page.new_bytes()[..end - at]);
+                }
+            }
+            interrupt(&bytes);
+            declone(&["recover", "--status", arg(&image)]).exits(6);
+            assert!(fs::read(&image).unwrap() == bytes);
+            declone(&["recover", arg(&image)]).exits(0);
+            assert!(
+                fs::read(&image).unwrap() == new,
+                "{done} pages, {len} bytes"
+            );
+            assert!(!journal.exists());
+        }
+    }
+    for len in [old.len() - 1, new.len() + 1, 0] {
+        let mut bytes = old.clone();
+        bytes.resize(len, 0);
+        interrupt(&bytes);
+        declone(&["recover", arg(&image)]).exits(3);
+        assert!(fs::read(&image).unwrap() == bytes && journal.exists());
+    }
 }
 
 // --- others' eyes ---
