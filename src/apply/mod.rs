@@ -6,6 +6,7 @@
 
 pub mod change;
 pub mod clone;
+pub mod directory;
 pub mod guard;
 pub mod host;
 pub mod interrupt;

@@ -28,6 +28,9 @@ pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
 }
 
 fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
+    if super::directory::is_one(path, common)? {
+        return super::directory::scan(path, common, rules, report);
+    }
     let bar = common.progress();
     let host = Arc::new(HostFile::open(path)?);
     report.remarks.extend(host.remarks().iter().cloned());

@@ -26,6 +26,9 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         .map(read_tokens)
         .transpose()?
         .unwrap_or_default();
+    if super::directory::is_one(&args.image, common)? {
+        return super::directory::verify(&args.image, common, rules, against, report);
+    }
     let host = Arc::new(HostFile::open(&args.image)?);
     report.remarks.extend(host.remarks().iter().cloned());
     place::refuse_pending(&host, common.journal.path.as_deref())?;
