@@ -92,10 +92,13 @@ impl Directory {
         })
     }
 
-    /// The same directory with the same pending change, and nothing remembered.
+    /// The same directory with the same pending change. It remembers where files are, so that they can
+    /// be read at once, until its own pass says so.
     #[must_use]
     pub fn again(&self) -> Arc<Self> {
-        Self::over(Arc::clone(&self.root), Arc::clone(&self.pending))
+        let again = Self::over(Arc::clone(&self.root), Arc::clone(&self.pending));
+        locked(&again.known).take_files(&locked(&self.known));
+        again
     }
 
     /// The same directory as it is on the host.

@@ -249,7 +249,10 @@ impl FileTree for Tree {
                 census.found.push(Self::entry_of(&known, ino)?);
             }
         }
-        *locked(&self.0.known) = known;
+        let mut kept = locked(&self.0.known);
+        known.take_files(&kept);
+        *kept = known;
+        drop(kept);
         self.0.close();
         Ok(census)
     }

@@ -67,7 +67,7 @@ pub struct Link {
 }
 
 /// A directory that was read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct DirNode {
     pub(super) link: Link,
     pub(super) stat: Stat,
@@ -130,6 +130,17 @@ pub(super) struct Item<'a> {
 }
 
 impl Known {
+    /// Takes over where another pass saw files that this one did not look for: a reader may hold their
+    /// handles.
+    pub(super) fn take_files(&mut self, other: &Self) {
+        for (ino, file) in &other.files {
+            self.files.entry(*ino).or_insert_with(|| file.clone());
+        }
+        for (ino, dir) in &other.dirs {
+            self.dirs.entry(*ino).or_insert_with(|| dir.clone());
+        }
+    }
+
     /// The names from the root to a directory, joined by `/`.
     pub(super) fn raw_path(&self, dir: u64) -> Result<Vec<u8>> {
         let mut names = self.names_of(dir)?;
