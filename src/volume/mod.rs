@@ -1,9 +1,10 @@
-//! Volumes: which file system is it, and the two that declone edits; a directory of the host.
+//! Volumes: which file system is it, and the three that declone edits; a directory of the host.
 //!
-//! In: a device that starts at a boot sector. Out: a [`Probe`] by evidence, a [`ntfs::Ntfs`], a [`fat::Fat`].
+//! In: a device that starts at a boot sector. Out: a [`Probe`] by evidence, a [`ntfs::Ntfs`],
+//! a [`fat::Fat`], an [`exfat::Exfat`].
 //! Or: a path. Out: a [`directory::Directory`].
 //! Knows: units, error, bytes, text, device, tree. Facts from: `ntfs/format.rs`, `fat/format.rs`,
-//! `probe.rs`.
+//! `exfat/format.rs`, `probe.rs`.
 //! Never: knows which files matter, what a hive is, or where the volume lies on the disk.
 
 #![deny(
@@ -16,9 +17,13 @@
 )]
 
 pub mod directory;
+pub mod exfat;
 pub mod fat;
 pub mod ntfs;
 mod probe;
 pub mod widths;
 
 pub use probe::{FILESYSTEMS, FileSystem, Kind, Probe, probe};
+
+/// Bytes of a directory entry of FAT and exFAT, whose records are numbered by it.
+pub const SLOT_LEN: u64 = 32;
