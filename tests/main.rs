@@ -23,6 +23,7 @@ mod containers_vhdx;
 mod copies;
 mod crash_model;
 mod damage;
+mod directory;
 mod dirty;
 mod disks;
 mod fat;

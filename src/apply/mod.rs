@@ -7,6 +7,7 @@
 pub mod change;
 pub mod clone;
 pub mod clone_set;
+pub mod directory;
 pub mod guard;
 pub mod host;
 pub mod interrupt;

@@ -37,6 +37,7 @@ pub(super) fn image_facts(image: &Image) -> ImageFacts {
             Scheme::Gpt => "GPT",
             Scheme::WholeDisk => "unpartitioned",
             Scheme::Archive => "archive",
+            Scheme::Directory => "directory",
         }
         .to_owned(),
         sector_len: image.table.sector_len,

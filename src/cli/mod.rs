@@ -22,6 +22,7 @@ use crate::{
 
 mod clean;
 mod compare;
+mod directory;
 mod facts;
 mod place;
 mod progress;
@@ -43,7 +44,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, or nothing found; 1 found something (scan, verify); 2 wrong usage;
 3 refused, unsafe state; 4 malformed or unsupported input; 5 I/O error; 6 interrupted, an
-in-place change waits for `declone recover`;
+in-place change waits for `declone recover` (a directory is done in part: run the same again);
 7 verification failed; 8 limit hit; 70 internal error. All but 0, 1 and 6 mean: the input is
 byte-identical to what it was.";
 
@@ -132,7 +133,7 @@ enum To {
 
 #[derive(Debug, Args)]
 struct ScanArgs {
-    /// Disk images
+    /// Disk images, or directories: the root of a mounted volume or of a copy of one
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     #[command(flatten)]
@@ -141,7 +142,7 @@ struct ScanArgs {
 
 #[derive(Debug, Args)]
 struct CleanArgs {
-    /// Disk image
+    /// Disk image, or a directory (then with --in-place)
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Write the cleaned image here; the input stays as it is
@@ -181,7 +182,7 @@ struct CleanArgs {
 
 #[derive(Debug, Args)]
 struct VerifyArgs {
-    /// Disk image
+    /// Disk image, or a directory
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Also search for what this JSON report of `clean` removed
@@ -221,7 +222,7 @@ struct UndoArgs {
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// Images, or reports that `scan --json FILE` wrote
+    /// Images, directories, or reports that `scan --json FILE` wrote
     #[arg(required = true, value_name = "IMAGE|REPORT")]
     inputs: Vec<PathBuf>,
     #[command(flatten)]
@@ -350,7 +351,10 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
         }
         Verb::Clean(args) => {
             let rules = args.common.rules()?;
-            clean::check_usage(args)?;
+            match directory::is_one(&args.image, &args.common)? {
+                true => directory::check_usage(args)?,
+                false => clean::check_usage(args)?,
+            }
             let mut precious = args.common.precious(&[&args.image]);
             precious.extend(args.output.iter().chain(&args.undo).cloned());
             args.common.voice.check(&precious)?;
@@ -431,7 +435,7 @@ fn guarded(
             let what = format!("a bug of declone was caught: {}", said(&*cause));
             if report.phase == Phase::Writing {
                 Error::new(Kind::Interrupted, what)
-                    .advise("run `declone recover`, and please report it")
+                    .advise(format!("{}, and please report it", report.finisher()))
             } else {
                 Error::internal(what).advise("nothing was written; please report it")
             }
@@ -486,9 +490,10 @@ fn finish(
         .unwrap_or(0);
     match tell(voice, reports, rules, precious, code, out) {
         Err(error) if reports.iter().any(|r| r.phase != Phase::Untouched) => {
+            let finisher = reports.first().map_or("", ImageReport::finisher);
             let done = match code {
-                0 => "the image was changed as asked",
-                _ => "the image may be changed in part, run `declone recover`",
+                0 => "the image was changed as asked".to_owned(),
+                _ => format!("the image may be changed in part, {finisher}"),
             };
             writeln!(std::io::stderr(), "declone: {error:#}; {done}").ok();
             Ok(code)

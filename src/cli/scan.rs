@@ -27,6 +27,9 @@ pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
 }
 
 fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
+    if super::directory::is_one(path, common)? {
+        return super::directory::scan(path, common, rules, report);
+    }
     let bar = common.progress();
     let options = common.options(path);
     let host = image::open_files(path, Access::Look, &options)?;

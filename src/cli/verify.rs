@@ -25,6 +25,9 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         .map(read_tokens)
         .transpose()?
         .unwrap_or_default();
+    if super::directory::is_one(&args.image, common)? {
+        return super::directory::verify(&args.image, common, rules, against, report);
+    }
     let options = common.options(&args.image);
     let host = image::open_files(&args.image, Access::Look, &options)?;
     report.remarks.extend(host.remarks());

@@ -50,7 +50,7 @@ pub struct Plan {
 pub struct VolumePlan {
     /// Partition number.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
+    /// What the number counts: "partition", "image" or "directory".
     pub unit: &'static str,
     /// Windows directories.
     pub installations: Vec<String>,

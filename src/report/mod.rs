@@ -55,6 +55,25 @@ pub struct ImageReport {
     pub tokens: Vec<Token>,
 }
 
+impl ImageReport {
+    /// Whether it is about a directory of the host.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.image
+            .as_ref()
+            .is_some_and(|image| image.scheme == "directory")
+    }
+
+    /// What finishes an interrupted change.
+    #[must_use]
+    pub fn finisher(&self) -> &'static str {
+        match self.is_directory() {
+            true => "run the same command again",
+            false => "run `declone recover`",
+        }
+    }
+}
+
 /// How far the image itself was written; decides what an exit code may promise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -78,7 +97,7 @@ pub struct ImageFacts {
     pub file_len: u64,
     /// Length of the disk inside.
     pub disk_len: u64,
-    /// mbr, gpt or whole disk.
+    /// MBR, GPT, unpartitioned, archive or directory.
     pub scheme: String,
     /// Bytes a sector of the partition table.
     pub sector_len: u32,
@@ -118,7 +137,7 @@ pub struct ContainerFacts {
 pub struct VolumeFacts {
     /// Partition number.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
+    /// What the number counts: "partition", "image" or "directory".
     #[serde(skip)]
     pub unit: &'static str,
     /// First byte in the disk.
@@ -217,7 +236,7 @@ pub struct Done {
 pub struct RemovalFacts {
     /// Partition number.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
+    /// What the number counts: "partition", "image" or "directory".
     #[serde(skip)]
     pub unit: &'static str,
     /// Removed paths.

@@ -18,14 +18,17 @@ const MAX_LINES: usize = 20;
 pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Result {
     writeln!(out, "{}", report.path)?;
     if let Some(image) = &report.image {
-        writeln!(
-            out,
-            "  {}, {}, {} disk of {}",
-            image.format,
-            image.evidence,
-            image.scheme,
-            size(image.disk_len)
-        )?;
+        match report.is_directory() {
+            true => writeln!(out, "  {} {}", image.format, image.evidence)?,
+            false => writeln!(
+                out,
+                "  {}, {}, {} disk of {}",
+                image.format,
+                image.evidence,
+                image.scheme,
+                size(image.disk_len)
+            )?,
+        }
         write_container(out, &image.container)?;
         for note in &image.notes {
             writeln!(out, "  note: {note}")?;
@@ -45,7 +48,7 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         write_steps(out, report, rules)?;
     }
     if let Some(done) = &report.done {
-        write_done(out, done)?;
+        write_done(out, done, report.is_directory())?;
     }
     write_search(out, report)?;
     if !report.not_scanned.is_empty() {
@@ -150,6 +153,9 @@ fn verdict(report: &ImageReport) -> String {
         }
         "cleaned" => format!("Cleaned: {deletable} items removed{left}{unread}."),
         "refused" => "Refused: nothing was written.".to_owned(),
+        "interrupted" if report.is_directory() => {
+            "Interrupted: done in part; run the same command again to finish it.".to_owned()
+        }
         "interrupted" => {
             "Interrupted: do not use the image before `declone recover` has finished it.".to_owned()
         }
@@ -176,7 +182,7 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
     )?;
     // An image of an archive has no place of its own.
     match volume.unit {
-        "image" => writeln!(out, "{}", volume.slot_kind)?,
+        "image" | "directory" => writeln!(out, "{}", volume.slot_kind)?,
         _ => writeln!(
             out,
             "{} at disk offset {:#x}",
@@ -279,7 +285,7 @@ fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> f
     writeln!(out, "        {done}")
 }
 
-fn write_done(out: &mut String, done: &Done) -> fmt::Result {
+fn write_done(out: &mut String, done: &Done, directory: bool) -> fmt::Result {
     writeln!(out, "\n{}", if done.written { "Done" } else { "Plan" })?;
     for hive in &done.hives {
         writeln!(
@@ -298,16 +304,18 @@ fn write_done(out: &mut String, done: &Done) -> fmt::Result {
         }
     }
     for log in &done.logs {
-        writeln!(
-            out,
-            "  {log}: transaction log, filled with zeros to the end of its last cluster"
-        )?;
+        let reach = match directory {
+            true => "",
+            false => " to the end of its last cluster",
+        };
+        writeln!(out, "  {log}: transaction log, filled with zeros{reach}")?;
     }
     for removal in &done.removals {
-        if removal.unit == "image" {
+        if removal.unit != "partition" {
             writeln!(
                 out,
-                "  image {}: {} files removed ({} names)",
+                "  {} {}: {} files removed ({} names)",
+                removal.unit,
                 removal.partition,
                 removal.paths.len(),
                 removal.index_entries
@@ -331,13 +339,25 @@ fn write_done(out: &mut String, done: &Done) -> fmt::Result {
     for witness in &done.witnesses {
         writeln!(out, "  witness: {witness}")?;
     }
-    writeln!(
-        out,
-        "  {} in {} pages",
-        size(done.changed_bytes),
-        done.patches.len()
-    )?;
-    if done.in_place && done.written {
+    if directory {
+        writeln!(
+            out,
+            "  {} of hives and logs differ; {}",
+            size(done.changed_bytes),
+            match done.written {
+                true => "each hive was replaced by a new file, and read again",
+                false => "each hive would be replaced by a new file",
+            }
+        )?;
+    } else {
+        writeln!(
+            out,
+            "  {} in {} pages",
+            size(done.changed_bytes),
+            done.patches.len()
+        )?;
+    }
+    if done.in_place && done.written && !directory {
         writeln!(out, "  written in place, read back and compared")?;
     }
     if let Some(undo) = &done.undo {
@@ -385,6 +405,7 @@ fn write_search(out: &mut String, report: &ImageReport) -> fmt::Result {
             match (residue.image_offset, residue.volume_offset) {
                 (Some(at), _) => format!("image offset {at:#x}"),
                 (None, Some(at)) => format!("volume offset {at:#x}"),
+                (None, None) if report.is_directory() => "not by declone's doing".to_owned(),
                 (None, None) => "not a byte of this file".to_owned(),
             }
         )?;
