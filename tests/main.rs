@@ -25,6 +25,7 @@ mod crash_model;
 mod damage;
 mod dirty;
 mod disks;
+mod exfat;
 mod fat;
 mod faults;
 mod fixtures;
