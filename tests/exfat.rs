@@ -15,8 +15,11 @@ use crate::{
     oracle,
     run::{arg, declone, digest, scratch},
     support::{
+        disk_builder::DiskBuilder,
         exfat_builder::{BuiltExfat, ExfatBuilder, reseal},
-        put,
+        fixtures,
+        ntfs_builder::Geometry,
+        put, qcow2_builder, vhd_builder,
     },
 };
 
@@ -807,5 +810,148 @@ fn volumes_of_mkfs_and_fuse_pass_their_own_checks() {
         assert_eq!(digest(&own), digest(&out), "{name}");
         let ran = declone(&["clean", arg(&own), "--in-place"]).exits(0);
         assert!(ran.out.contains("Nothing to do"), "{name}: {}", ran.out);
+    }
+}
+
+/// Stopped after every page and inside it, the change is finished by `recover`; killed at any moment,
+/// the real binary leaves the old image, the new one, or a journal that makes it new.
+#[test]
+fn an_interrupted_clean_of_fat_and_exfat_is_finished() {
+    for name in ["tiny-fat.img", "tiny-exfat.img"] {
+        let case = crate::in_place::Case::of(|image| fixtures::unpack_to(name, image).unwrap());
+        let pages = case.change.pages().len();
+        for done in 0..pages {
+            case.interrupt(done, done % 8);
+            if done % 4 == 0 {
+                declone(&["scan", arg(&case.image)]).exits(6);
+            }
+            declone(&["recover", arg(&case.image)]).exits(0);
+            assert!(case.now() == case.new, "{name}: {done} of {pages} pages");
+            assert!(!case.journal().exists(), "{name}");
+        }
+        declone(&["scan", arg(&case.image)]).exits(0);
+
+        let clean = ["clean", "--in-place", arg(&case.image)];
+        fs::write(&case.image, &case.old).unwrap();
+        let took = declone(&clean).exits(0).took;
+        let mut ends = [0; 3];
+        for step in 0..24 {
+            fs::write(&case.image, &case.old).unwrap();
+            let mut child = Command::new(env!("CARGO_BIN_EXE_declone"))
+                .args(clean)
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(took * step / 24);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let journal = case.journal().exists();
+            let torn = case.now();
+            declone(&["recover", arg(&case.image)]).exits(0);
+            let now = case.now();
+            assert!(!case.journal().exists(), "{name}");
+            if journal {
+                assert!(now == case.new, "{name}: step {step}");
+                ends[1] += 1;
+            } else {
+                assert!(now == torn, "{name}: step {step}");
+                let is_new = now == case.new;
+                assert!(is_new || now == case.old, "{name}: step {step}");
+                ends[if is_new { 2 } else { 0 }] += 1;
+            }
+            declone(&clean).exits(0);
+            assert!(case.now() == case.new, "{name}: step {step}");
+        }
+        println!("{name}: {pages} pages; killed 24 times: {ends:?} old, journal, new");
+    }
+}
+
+/// NTFS, FAT and exFAT on one disk, with MBR and GPT, raw, in a VHD and in a QCOW2: one run, one plan,
+/// one journal, one undo.
+#[test]
+fn three_file_systems_on_one_disk_are_cleaned_in_one_run() {
+    let fat = fixtures::load("tiny-fat.img").unwrap();
+    let exfat = fixtures::load("tiny-exfat.img").unwrap();
+    let alone = |bytes: &[u8]| {
+        let dir = scratch();
+        let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
+        fs::write(&image, bytes).unwrap();
+        declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        fs::read(&out).unwrap()
+    };
+    let (want_fat, want_exfat) = (alone(&fat), alone(&exfat));
+    let fill = |disk: DiskBuilder| {
+        disk.raw(2048, 4096, 0x06, &fat)
+            .raw(6144, 4096, 0x07, &exfat)
+            .partition(10240, machine::volume(24 << 20, Geometry::default(), 5))
+    };
+    let disks = [
+        ("mbr", fill(DiskBuilder::mbr(32 << 20))),
+        ("gpt", fill(DiskBuilder::gpt(32 << 20, 512))),
+    ];
+    for (name, disk) in disks {
+        let raw = disk.to_vec().0;
+        type Unpack = fn(&[u8]) -> Vec<u8>;
+        let forms: [(&str, Vec<u8>, Option<Unpack>); 3] = [
+            ("img", raw.clone(), Some(<[u8]>::to_vec)),
+            ("vhd", vhd_builder::fixed(&raw), Some(vhd_builder::guest)),
+            (
+                "qcow2",
+                qcow2_builder::image(&raw, qcow2_builder::Shape::default()),
+                None,
+            ),
+        ];
+        for (form, file, unpack) in forms {
+            let dir = scratch();
+            let path = |end: &str| dir.path().join(format!("{end}.{form}"));
+            let (image, out, undo) = (path("in"), path("out"), path("undo"));
+            fs::write(&image, &file).unwrap();
+            let args = [
+                "clean",
+                arg(&image),
+                "-o",
+                arg(&out),
+                "--prove",
+                "--json",
+                "-",
+            ];
+            let json = declone(&args).exits(0).json();
+            let not_scanned = json["images"][0]["not_scanned"].to_string();
+            assert!(!not_scanned.contains("partition"), "{not_scanned}");
+            let found = json["images"][0]["findings"].as_array().unwrap().iter();
+            let partitions: BTreeSet<u64> =
+                found.filter_map(|one| one["partition"].as_u64()).collect();
+            assert_eq!(partitions, [1, 2, 3].into(), "{name} {form}");
+            if let Some(unpack) = unpack {
+                let bytes = unpack(&fs::read(&out).unwrap());
+                assert!(
+                    bytes[2048 * 512..][..fat.len()] == want_fat,
+                    "{name} {form}"
+                );
+                assert!(
+                    bytes[6144 * 512..][..exfat.len()] == want_exfat,
+                    "{name} {form}"
+                );
+                for form in oracle::guid_forms(GUID) {
+                    assert_eq!(oracle::find_all(&bytes, &form), [0_usize; 0]);
+                }
+            }
+            declone(&["scan", arg(&out)]).exits(0);
+            let args = [
+                "clean",
+                arg(&image),
+                "--in-place",
+                "--prove",
+                "--undo",
+                arg(&undo),
+            ];
+            declone(&args).exits(0);
+            assert_eq!(digest(&image), digest(&out), "{name} {form}");
+            let ran = declone(&["clean", arg(&image), "--in-place"]).exits(0);
+            assert!(ran.out.contains("Nothing to do"), "{}", ran.out);
+            declone(&["undo", arg(&undo)]).exits(0);
+            assert!(fs::read(&image).unwrap() == file, "{name} {form}");
+        }
     }
 }
