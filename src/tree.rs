@@ -251,9 +251,9 @@ pub struct Obstacle {
 /// What a removal did, for the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// File records freed, extension records included.
+    /// File records freed, extension records included; 0 where files have none.
     pub records: u64,
-    /// Index entries removed.
+    /// Entries of directories removed.
     pub index_entries: u64,
     /// Clusters freed and zeroed.
     pub clusters: u64,

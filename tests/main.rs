@@ -26,6 +26,7 @@ mod damage;
 mod directory;
 mod dirty;
 mod disks;
+mod exfat;
 mod fat;
 mod faults;
 mod fixtures;

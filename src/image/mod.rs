@@ -159,10 +159,7 @@ impl Volume {
     #[must_use]
     pub fn record_name(&self, number: u64) -> (&'static str, String) {
         match self.has_entries() {
-            true => (
-                "directory entry",
-                format!("{:#x}", number.saturating_mul(volume::SLOT_LEN)),
-            ),
+            true => ("directory entry", volume::entry_place(number)),
             false => ("file record", number.to_string()),
         }
     }

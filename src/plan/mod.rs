@@ -317,8 +317,14 @@ fn plan_volume(
     if census.problem_count > 0 {
         part.skip(
             format!(
-                "{} file records of {} {}",
-                census.problem_count, volume.unit, volume.partition
+                "{} {} of {} {}",
+                census.problem_count,
+                match volume.has_entries() {
+                    true => "structures",
+                    false => "file records",
+                },
+                volume.unit,
+                volume.partition
             ),
             census.problems.first().cloned().unwrap_or_default(),
         );

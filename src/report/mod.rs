@@ -241,9 +241,9 @@ pub struct RemovalFacts {
     pub unit: &'static str,
     /// Removed paths.
     pub paths: Vec<String>,
-    /// File records freed.
+    /// File records freed; 0 where files have none (FAT, exFAT).
     pub records: u64,
-    /// Index entries removed.
+    /// Entries of directories removed.
     pub index_entries: u64,
     /// Clusters freed and zeroed.
     pub clusters: u64,

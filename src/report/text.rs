@@ -322,14 +322,18 @@ fn write_done(out: &mut String, done: &Done, directory: bool) -> fmt::Result {
             )?;
             continue;
         }
+        let entries = match removal.records {
+            0 => format!("{} directory entries", removal.index_entries),
+            records => format!(
+                "{records} file records, {} index entries",
+                removal.index_entries
+            ),
+        };
         writeln!(
             out,
-            "  partition {}: {} files removed ({} file records, {} index entries, {} clusters \
-             freed and zeroed)",
+            "  partition {}: {} files removed ({entries}, {} clusters freed and zeroed)",
             removal.partition,
             removal.paths.len(),
-            removal.records,
-            removal.index_entries,
             removal.clusters
         )?;
     }

@@ -25,5 +25,9 @@ pub mod widths;
 
 pub use probe::{FILESYSTEMS, FileSystem, Kind, Probe, probe};
 
-/// Bytes of a directory entry of FAT and exFAT, whose records are numbered by it.
-pub const SLOT_LEN: u64 = 32;
+/// Where the directory entry of this number stands in its volume: FAT and exFAT name a file by it. The
+/// number is the volume offset over 32.
+#[must_use]
+pub fn entry_place(number: u64) -> String {
+    format!("{:#x}", number.saturating_mul(32))
+}

@@ -8,6 +8,7 @@
 //! - [`ntfs_builder`]: NTFS volumes of every geometry, sparse and fast.
 //! - [`packed_builder`]: SZDD files and cabinets of one file.
 //! - [`fat_builder`]: FAT12, FAT16 and FAT32 volumes.
+//! - [`exfat_builder`]: exFAT volumes.
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
 //! - [`volumes`]: volumes named by what is special about them.
@@ -23,6 +24,7 @@
 
 pub mod disk_builder;
 pub mod ewf_builder;
+pub mod exfat_builder;
 pub mod fat_builder;
 pub mod fixtures;
 pub mod hive_builder;
