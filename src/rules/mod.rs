@@ -14,6 +14,8 @@
 //! - **Confidence decides**: only what a primary source demands (confidence A) is removed; a rule
 //!   from hearsay may say `delete` and still only reports ([`Rule::effective_action`]).
 
+pub mod identity;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
