@@ -79,6 +79,14 @@ fn texts(list: &Json) -> Vec<String> {
         .collect()
 }
 
+/// What was found, without where on the disk: a file less moves the others.
+fn findings(image: &Json) -> Vec<[String; 3]> {
+    let found = image["findings"].as_array().expect("findings").iter();
+    found
+        .map(|f| ["rule", "evidence", "subject"].map(|field| f[field].to_string()))
+        .collect()
+}
+
 fn facts(machine: &Json, kind: &str) -> Vec<String> {
     let facts = machine["identity"]["facts"].as_array().expect("facts");
     let facts = facts.iter().filter(|fact| fact["kind"] == kind);
@@ -306,7 +314,7 @@ fn a_hive_that_is_missing_or_no_hive_is_said_and_the_rest_goes_on() {
                 (&name.into(), &state.into()),
                 "{hive}"
             );
-            assert_eq!(json["findings"], all["findings"], "{name}");
+            assert_eq!(findings(&json), findings(&all), "{name}");
             let sid = &json["machines"][0]["identity"]["computer_sid"];
             assert!(sid.is_string(), "the other hive has it: {name} {state}");
         }
@@ -327,13 +335,13 @@ fn a_hive_that_is_missing_or_no_hive_is_said_and_the_rest_goes_on() {
 fn flipped_bytes_in_the_other_hives_change_no_finding() {
     let Case { machine, .. } = case("xp-mismatches");
     let (whole, all) = scan(&machine.volume(|_, bytes| Some(bytes)));
-    let mut random = Random::new(8_2_3);
+    let mut random = Random(823);
     for round in 0..60_u64 {
         let name = ["SYSTEM", "SAM", "SECURITY"][usize::try_from(round % 3).unwrap()];
         let seed = random.next();
         let volume = machine.volume(|path, mut bytes| {
             if path.ends_with(name) {
-                let mut random = Random::new(seed);
+                let mut random = Random(seed | 1);
                 for _ in 0..=round / 3 {
                     let at = usize::try_from(random.next() % bytes.len() as u64).unwrap();
                     // Half of them in the header and the first cells.
@@ -367,7 +375,7 @@ fn flipped_bytes_in_single_hives_never_panic() {
         machine.sam().build(),
         machine.security().build(),
     ];
-    let mut random = Random::new(4_711);
+    let mut random = Random(4_711);
     let mut read = 0_u32;
     for round in 0..6_000_u64 {
         let mut bytes = hives[usize::try_from(round % 3).unwrap()].clone();

@@ -34,6 +34,9 @@ fn block(machine: &MachineFacts) -> Vec<String> {
     )];
     if let Some(identity) = &machine.identity {
         lines.push(format!("  {}", who(identity)));
+        if let Some(sid) = &identity.computer_sid {
+            lines.push(format!("  computer SID {sid}"));
+        }
     }
     if let Some(verdict) = &machine.generalization {
         lines.push(format!(
@@ -74,7 +77,8 @@ fn block(machine: &MachineFacts) -> Vec<String> {
     if let Some(identity) = &machine.identity {
         let mut seen = Vec::new();
         for fact in identity.facts.iter().filter(|fact| fact.identifies) {
-            if seen.contains(&(&fact.kind, &fact.value)) {
+            let said = identity.computer_sid.as_ref() == Some(&fact.value);
+            if said || seen.contains(&(&fact.kind, &fact.value)) {
                 continue;
             }
             seen.push((&fact.kind, &fact.value));

@@ -560,6 +560,10 @@ impl Case<'_> {
         let Some(kind) = self.number("setup_type") else {
             return (Status::Unknown, "SYSTEM has no SetupType".to_owned());
         };
+        if self.about.generation.is_none() {
+            let reason = "which Windows it is was not found, so its marks cannot be judged";
+            return (Status::Unknown, reason.to_owned());
+        }
         let tag = self.value("clone_tag");
         let mini = self.command_has("-mini") || self.number("mini_setup_in_progress") == Some(1);
         if self.number("audit_in_progress") == Some(1) {

@@ -91,8 +91,11 @@ impl Machine {
         if let Some(name) = &self.computer {
             hive.key(r"ControlSet001\Control\ComputerName\ComputerName")
                 .string("ComputerName", name);
-            hive.key(r"ControlSet001\Services\Tcpip\Parameters")
-                .string("Hostname", &name.to_lowercase());
+            let host = r"ControlSet001\Services\Tcpip\Parameters|Hostname";
+            if !self.system.contains_key(host) {
+                hive.key(r"ControlSet001\Services\Tcpip\Parameters")
+                    .string("Hostname", &name.to_lowercase());
+            }
         }
         // The control set of the last good start is another machine's in no case: a decoy.
         hive.key(r"ControlSet002\Control\ComputerName\ComputerName")
@@ -104,9 +107,15 @@ impl Machine {
     pub fn sam(&self) -> HiveBuilder {
         let mut hive = HiveBuilder::new(self.minor);
         hive.file_name(r"\SystemRoot\System32\Config\SAM");
-        let mut v = vec![0; 0x110];
+        // A table of offset and length, from 0x30 on; NT 4.0 keeps the computer's name behind the SID.
+        let mut v = vec![0; 0x30 + 0xf8];
         put::u32(&mut v, 4, 0xf8);
+        put::u32(&mut v, 0x0c, 0xf8);
+        put::u32(&mut v, 0x10, 24);
         v.extend(sid(self.sid.unwrap_or_default()));
+        if self.minor <= 3 {
+            v.extend(put::utf16(self.computer.as_deref().unwrap_or_default()));
+        }
         let account = hive.key(r"SAM\Domains\Account");
         let account = account.value("F", Kind::Binary, &[2, 0, 1, 0, 0, 0, 0, 0]);
         if self.sid.is_some() {
