@@ -320,7 +320,7 @@ fn a_hive_that_is_missing_or_no_hive_is_said_and_the_rest_goes_on() {
         }
     }
     // Without any of them nothing is claimed.
-    let mut volume = NtfsBuilder::new(4 << 20);
+    let mut volume = NtfsBuilder::new(8 << 20);
     volume.file(&machine.config("SOFTWARE"), vec![1; 9000]);
     let (_, json) = scan(&volume);
     let found = &json["machines"][0];
@@ -555,6 +555,13 @@ fn regfexport(hive: &Path, key: &str) -> Vec<u8> {
     hex::decode(digits).expect("a dump of whole bytes")
 }
 
+/// The last SID of a computer in these bytes, found by how it begins.
+fn sid_in(bytes: &[u8]) -> &[u8] {
+    const HEAD: [u8; 12] = [1, 4, 0, 0, 0, 0, 0, 5, 21, 0, 0, 0];
+    let at = bytes.windows(24).rposition(|w| w.starts_with(&HEAD));
+    &bytes[at.expect("a SID")..][..24]
+}
+
 /// The numbers of a SID, spelled out here once more.
 fn spell(sid: &[u8]) -> String {
     let numbers: Vec<String> = sid[8..]
@@ -590,17 +597,22 @@ fn reglookup_hivex_and_libregf_read_the_same_sids_and_names() {
         let facts = of_sam(&hive);
         let ours = value_of(&facts, "computer_sid");
         let v = reglookup(&path, "/SAM/Domains/Account", "V");
-        assert_eq!(ours, spell(&v[v.len() - 24..]), "{name}: reglookup");
+        assert_eq!(ours, spell(sid_in(&v)), "{name}: reglookup");
         let v = hivexget(&path, r"SAM\Domains\Account", "V");
-        assert_eq!(ours, spell(&v[v.len() - 24..]), "{name}: hivex");
+        assert_eq!(ours, spell(sid_in(&v)), "{name}: hivex");
         let v = regfexport(&path, r"SAM\Domains\Account");
-        assert_eq!(ours, spell(&v[v.len() - 24..]), "{name}: libregf");
+        assert_eq!(ours, spell(sid_in(&v)), "{name}: libregf");
     }
     let (path, bytes) = save("win2016_SECURITY");
     let facts = of_security(&Registry::open(&bytes, "SECURITY").expect("a hive"));
     for (key, kind) in [("PolAcDmS", "computer_sid"), ("PolPrDmS", "domain_sid")] {
         let sid = reglookup(&path, &format!("/Policy/{key}"), "");
         assert_eq!(value_of(&facts, kind), spell(&sid), "{key}: reglookup");
+        let key = format!(r"Policy\{key}");
+        let sid = hivexget(&path, &key, "@");
+        assert_eq!(value_of(&facts, kind), spell(&sid), "{key}: hivex");
+        let sid = regfexport(&path, &key);
+        assert_eq!(value_of(&facts, kind), spell(&sid), "{key}: libregf");
     }
     let name = reglookup(&path, "/Policy/PolPrDmN", "");
     let name: Vec<u8> = name[8..].iter().copied().filter(|b| *b != 0).collect();
