@@ -290,7 +290,8 @@ fn hives_are_read_as_windows_would_see_them() {
 fn a_hive_that_is_missing_or_no_hive_is_said_and_the_rest_goes_on() {
     let Case { machine, .. } = case("xp-deployed-with-sms");
     let (whole, all) = scan(&machine.volume(|_, bytes| Some(bytes)));
-    let ways: [(&str, fn(Vec<u8>) -> Option<Vec<u8>>); 5] = [
+    type Way = fn(Vec<u8>) -> Option<Vec<u8>>;
+    let ways: [(&str, Way); 5] = [
         ("missing", |_| None),
         ("unreadable", |_| Some(Vec::new())),
         ("unreadable", |_| Some(vec![0; 40_000])),
@@ -345,11 +346,7 @@ fn flipped_bytes_in_the_other_hives_change_no_finding() {
                 for _ in 0..=round / 3 {
                     let at = usize::try_from(random.next() % bytes.len() as u64).unwrap();
                     // Half of them in the header and the first cells.
-                    let at = if random.next() % 2 == 0 {
-                        at
-                    } else {
-                        at % 4600
-                    };
+                    let at = if random.chance(2) { at } else { at % 4600 };
                     bytes[at] = random.next().to_le_bytes()[0];
                 }
             }

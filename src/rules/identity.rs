@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{HiveName, MAX_RULES, Target};
+use super::{HiveName, Target, load::MAX_RULES};
 use crate::{
     error::{Error, Result},
     text::escape,

@@ -10,7 +10,7 @@ use crate::{
     text::WinPath,
     tree::{FileEntry, FileTree, Storage},
     windows::{
-        cert::parse_certificate,
+        capi::{KeyPlace, parse_stored},
         ini,
         machine::{Fact, Mismatch, Source, control_set},
         registry::{Registry, Value, shown},
@@ -124,11 +124,19 @@ fn certificates(
             continue;
         };
         if let Some(blob) = hive.value(&key, "Blob") {
-            let certificate = parse_certificate(&blob.data);
-            let container = certificate.container.as_deref();
-            fact.decoded =
-                container.map(|name| format!("private key in container {}", shown(name)));
-            if let Some(computed) = certificate.computed.filter(|digits| *digits != fact.value) {
+            let Ok(certificate) = parse_stored(&blob.data) else {
+                fact.decoded = Some("its contents are damaged".to_owned());
+                facts.push(fact);
+                continue;
+            };
+            fact.decoded = certificate.key.map(|place| match place {
+                KeyPlace::Machine(name) => format!("private key in container {}", shown(&name)),
+                KeyPlace::Elsewhere(what) => format!("private key: {}", shown(&what)),
+            });
+            let computed = certificate
+                .thumbprint
+                .map(|digits| digits.to_ascii_uppercase());
+            if let Some(computed) = computed.filter(|digits| *digits != fact.value) {
                 mismatches.push(Mismatch {
                     what: format!(
                         "the certificate stored as {} has the thumbprint {computed}",
