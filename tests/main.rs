@@ -36,6 +36,7 @@ mod in_place;
 mod judges;
 mod locks;
 mod machine;
+mod machines;
 mod oracle;
 mod refuse;
 mod run;

@@ -17,6 +17,7 @@
 //! - **Ends of paths**: where `ProgramData` lies depends on the language and the version of Windows;
 //!   the names below it do not.
 
+pub mod identity;
 mod load;
 mod select;
 #[cfg(test)]
