@@ -187,6 +187,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
             report.result = "cleaned";
         }
     }
+    for page in &mut done.patches {
+        page.disk_offset = image.places.disk_offset(page.offset);
+    }
     report.done = Some(done);
     Ok(())
 }
@@ -260,6 +263,7 @@ fn patch_facts(host: &dyn BlockDevice, patches: &[Patch]) -> Result<Vec<PatchFac
             let (sha256_old, sha256_new) = clone::digests(host, patch)?;
             Ok(PatchFacts {
                 offset: patch.offset,
+                disk_offset: None,
                 len: patch.len,
                 sha256_old,
                 sha256_new,

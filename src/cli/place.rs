@@ -172,6 +172,7 @@ pub(super) fn patches(change: &Change) -> Vec<PatchFacts> {
         .iter()
         .map(|page| PatchFacts {
             offset: page.offset,
+            disk_offset: None,
             len: page.len as u64,
             sha256_old: hex::encode(page.old),
             sha256_new: hex::encode(page.new),

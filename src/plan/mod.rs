@@ -6,6 +6,7 @@
 
 use std::sync::Mutex;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -108,7 +109,7 @@ impl HivePlan {
 }
 
 /// A match of a rule.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Finding {
     /// The rule.
     pub rule: String,
@@ -131,7 +132,7 @@ pub struct Finding {
 }
 
 /// In which state of a dirty hive something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum View {
     /// Only in the file as it is: its logs take it out or change it.
@@ -145,7 +146,7 @@ pub enum View {
 }
 
 /// What a finding is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Subject {
     /// A registry value.
@@ -180,7 +181,7 @@ pub enum Subject {
 }
 
 /// Something that was not looked at.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct NotScanned {
     /// What.
     pub what: String,

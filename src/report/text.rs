@@ -100,7 +100,7 @@ fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
     }
 }
 
-fn verdict(report: &ImageReport) -> String {
+pub(super) fn verdict(report: &ImageReport) -> String {
     let deletable = report
         .findings
         .iter()
