@@ -504,20 +504,20 @@ fn every_document_is_what_the_schema_says() {
         "/images/0/findings/0/subject",
     ] {
         let mut more = document.clone();
-        let object = more.pointer_mut(pointer).unwrap().as_object_mut().unwrap();
-        object.insert("unknown".into(), Value::Null);
+        let object = more.pointer(pointer).unwrap().as_object().unwrap().clone();
+        let mut longer = object.clone();
+        longer.insert("unknown".into(), Value::Null);
+        *more.pointer_mut(pointer).unwrap() = longer.into();
         assert!(!problems(&schema, &more).is_empty(), "{pointer}: more");
-        let first = object
-            .keys()
-            .find(|name| *name != "unknown")
-            .unwrap()
-            .clone();
-        object.remove("unknown");
-        object.remove(&first);
-        assert!(
-            !problems(&schema, &more).is_empty(),
-            "{pointer}: less {first}"
-        );
+        for name in object.keys() {
+            let mut shorter = object.clone();
+            shorter.remove(name);
+            *more.pointer_mut(pointer).unwrap() = shorter.into();
+            assert!(
+                !problems(&schema, &more).is_empty(),
+                "{pointer}: less {name}"
+            );
+        }
     }
     for (pointer, value) in [
         ("/images/0/findings/0/action", Value::from("destroy")),

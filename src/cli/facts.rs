@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use crate::{
     container::Facts,
+    error::Result,
     image::{Content, Image, Volume},
     partition::Scheme,
-    plan::{Plan, VolumePlan},
+    plan::{Plan, VolumePlan, machines},
     report::{
         AreaFacts, ContainerFacts, HiveFacts, ImageFacts, ImageReport, ObstacleFacts, VolumeFacts,
     },
@@ -107,7 +108,7 @@ fn areas(volume: &Volume, part: &VolumePlan) -> Vec<AreaFacts> {
 }
 
 /// Everything the plan knows, into the report.
-pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
+pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) -> Result<()> {
     report.image = Some(image_facts(image));
     report.volumes = image
         .volumes
@@ -148,4 +149,6 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
     report.findings = plan.findings().cloned().collect();
     report.not_scanned = plan.not_scanned().cloned().collect();
     report.tokens = plan.tokens.clone();
+    report.machines = machines::look(image, plan)?;
+    Ok(())
 }

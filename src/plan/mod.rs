@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod hives;
+pub mod machines;
 mod opening;
 mod stale;
 pub mod tokens;
@@ -50,6 +51,8 @@ pub struct VolumePlan {
     pub unit: &'static str,
     /// Windows directories.
     pub installations: Vec<String>,
+    /// The same directories, with what their SOFTWARE hives say of the machine.
+    pub seeds: Vec<machines::Seed>,
     /// Hives and copies, with what was read of them.
     pub hives: Vec<HivePlan>,
     /// Everything a rule matched.
@@ -349,6 +352,8 @@ fn plan_volume(
         .iter()
         .map(|i| i.root.to_string())
         .collect();
+    let roots = found.installations.iter().map(|i| i.root.clone());
+    part.seeds = roots.map(machines::Seed::new).collect();
     for file in &found.hives {
         hives::plan_hive(
             volume,

@@ -9,12 +9,13 @@ use serde::Serialize;
 use crate::{
     apply::stage::HiveDone,
     error::{Error, Kind, Place},
-    plan::{Finding, LogFacts, NotScanned, tokens::Token},
+    plan::{Finding, LogFacts, NotScanned, machines::MachineFacts, tokens::Token},
     tree::{Obstacle, Removal},
     verify::residue::Residue,
 };
 
 pub mod html;
+mod machines;
 pub mod redact;
 pub mod schema;
 pub mod text;
@@ -40,6 +41,8 @@ pub struct ImageReport {
     pub image: Option<ImageFacts>,
     /// The volumes.
     pub volumes: Vec<VolumeFacts>,
+    /// Who each Windows installation is, and whether it was generalized, before the clean.
+    pub machines: Vec<MachineFacts>,
     /// What the rules matched before the clean.
     pub findings: Vec<Finding>,
     /// What a clean did, or would do.

@@ -167,6 +167,25 @@ impl Redactor {
                 Subject::File { .. } => finding.evidence.clone(),
             };
         }
+        for machine in &report.machines {
+            let Some(identity) = &machine.identity else {
+                continue;
+            };
+            let named = [
+                &identity.computer_name,
+                &identity.computer_sid,
+                &identity.domain,
+                &identity.domain_sid,
+            ];
+            named
+                .into_iter()
+                .flatten()
+                .for_each(|value| self.learn(value));
+            for fact in &identity.facts {
+                self.learn(&fact.value);
+                fact.decoded.iter().for_each(|value| self.learn(value));
+            }
+        }
         // The bytes that were searched for are the identity.
         report.tokens.clear();
         // Whoever guesses the identity could try whether the page was what he thinks.

@@ -12,8 +12,10 @@ use super::{
 const MAX_DRAWN: usize = 40;
 /// Most rows of one table.
 const MAX_ROWS: usize = 500;
+/// Most places of one id in one image.
+const MAX_PLACES: usize = 20;
 /// Longest label in a picture, in characters.
-const MAX_LABEL: usize = 30;
+const MAX_LABEL: usize = 52;
 
 /// What a comparison found, as the page needs it.
 #[derive(Debug, Default)]
@@ -131,38 +133,58 @@ fn group(h: &mut Html<'_>, group: &CloneGroup) {
             });
         }
     });
-    h.class("table", "list rows", |h| {
-        header(h, &["Id", "Value", "Image", "Found in"]);
+    h.class("table", "list", |h| {
+        header(h, &["Id", "Image", "Found in"]);
         h.el("tbody", |h| {
-            let rows = group
-                .shared
-                .iter()
-                .flat_map(|id| id.places.iter().map(move |place| (id, place)));
-            let mut last: Option<&SharedId> = None;
-            for (id, (image, what)) in rows.take(MAX_ROWS) {
-                let again = last.is_some_and(|last| std::ptr::eq(last, id));
-                last = Some(id);
+            for (id, image, places) in rows(group).into_iter().take(MAX_ROWS) {
                 h.el("tr", |h| {
-                    h.cell("Id", |h| match again {
-                        true => h.line("span", "soft", &id.identity),
-                        false => h.el("b", |h| h.text(&id.identity)),
+                    h.cell("Id", |h| {
+                        h.el("b", |h| h.text(&id.identity));
+                        h.line("div", "mono", &id.value);
                     });
-                    h.cell("Value", |h| h.line("span", "mono", &id.value));
                     h.cell("Image", |h| h.text(image));
-                    h.cell("Found in", |h| h.line("span", "mono", what));
+                    h.cell("Found in", |h| {
+                        for place in places.iter().take(MAX_PLACES) {
+                            h.line("div", "mono", place);
+                        }
+                        if places.len() > MAX_PLACES {
+                            let more = places.len() - MAX_PLACES;
+                            h.line(
+                                "div",
+                                "soft",
+                                format_args!("... and {more} more, see --json"),
+                            );
+                        }
+                    });
                 });
             }
         });
     });
-    let rows: usize = group.shared.iter().map(|id| id.places.len()).sum();
-    if rows > MAX_ROWS {
-        let more = rows - MAX_ROWS;
+    let all = rows(group).len();
+    if all > MAX_ROWS {
+        let more = all - MAX_ROWS;
         h.line(
             "p",
             "soft",
-            format_args!("... and {more} more places, see --json"),
+            format_args!("... and {more} more rows, see --json"),
         );
     }
+}
+
+/// Every id with every image that has it, and all places in that image.
+fn rows(group: &CloneGroup) -> Vec<(&SharedId, &String, Vec<&String>)> {
+    let mut rows: Vec<(&SharedId, &String, Vec<&String>)> = Vec::new();
+    for id in &group.shared {
+        for (image, what) in &id.places {
+            match rows.last_mut() {
+                Some((last, of, places)) if std::ptr::eq(*last, id) && *of == image => {
+                    places.push(what)
+                }
+                _ => rows.push((id, image, vec![what])),
+            }
+        }
+    }
+    rows
 }
 
 /// Images on the left, ids on the right, a line for each that has it.
@@ -291,7 +313,7 @@ fn images(h: &mut Html<'_>, all: &Clones) {
             member.insert(image, number + 1);
         }
     }
-    h.class("table", "list rows", |h| {
+    h.class("table", "list", |h| {
         header(h, &["Image", "Group", "Ids", "Remarks"]);
         h.el("tbody", |h| {
             for image in all.images.iter().take(MAX_ROWS) {

@@ -441,7 +441,8 @@ fn rect(
         ("class", &class),
         ("x", &Percent(x)),
         ("y", &y),
-        ("width", &Percent(width.max(0.0))),
+        // A width of zero would not be drawn at all, not even its outline.
+        ("width", &Percent(width.max(0.01))),
         ("height", &height),
     ];
     h.with("rect", &attributes, |h| h.el("title", |h| h.text(title)));

@@ -172,7 +172,7 @@ pub(super) fn done(h: &mut Html<'_>, report: &ImageReport) {
         h.el("details", |h| {
             let pages = count(done.patches.len(), "changed page");
             h.el("summary", |h| h.text(format_args!("{pages}, with digests")));
-            h.class("table", "list rows", |h| {
+            h.class("table", "list", |h| {
                 header(
                     h,
                     &["Image offset", "Length", "SHA-256 before", "SHA-256 after"],
@@ -219,7 +219,7 @@ pub(super) fn search(h: &mut Html<'_>, report: &ImageReport) {
             }
         });
         if !left.is_empty() {
-            h.class("table", "list rows", |h| {
+            h.class("table", "list", |h| {
                 header(h, &["What", "Whose", "Where"]);
                 h.el("tbody", |h| {
                     for residue in left.iter().take(MAX_LINES) {

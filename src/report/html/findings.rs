@@ -63,7 +63,7 @@ pub(super) fn table(h: &mut Html<'_>, report: &ImageReport) {
         if report.findings.len() > MAX_ROWS {
             cut(h, report);
         }
-        h.class("table", "list rows", |h| {
+        h.class("table", "list findings", |h| {
             header(h, &["#", "What", "Evidence", "Where"]);
             h.el("tbody", |h| {
                 for (number, finding) in report.findings.iter().take(MAX_ROWS).enumerate() {

@@ -70,7 +70,7 @@ impl<'a> Html<'a> {
 
     /// A cell of a table; `label` stands before it where the table is shown as a list.
     pub(super) fn cell(&mut self, label: &'static str, inside: impl FnOnce(&mut Self)) {
-        self.with("td", &[("data-label", &label)], inside);
+        self.with("td", &[("data-label", &label)], |h| h.el("div", inside));
     }
 
     /// Text.
@@ -141,7 +141,7 @@ fn push_escaped(out: &mut String, text: &str) {
     }
 }
 
-/// Share of a whole in percent, for lengths in a picture.
+/// Share of a whole in percent, for places and lengths in a picture.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Percent(pub f64);
 

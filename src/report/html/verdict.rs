@@ -39,7 +39,8 @@ pub(super) fn chip(h: &mut Html<'_>, report: &ImageReport) {
 pub(super) fn banner(h: &mut Html<'_>, report: &ImageReport) {
     let class = format!("verdict v-{}", word(report).1);
     h.with("div", &[("class", &class)], |h| {
-        h.text(text::verdict(report));
+        // The text has its details before the verdict, the page after it.
+        h.text(text::verdict(report).replace(", see above", ", see below"));
         for remark in &report.remarks {
             h.el("p", |h| h.text(remark));
         }
