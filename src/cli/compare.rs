@@ -85,9 +85,13 @@ struct Seen<'a> {
     subject: &'a serde_json::Value,
 }
 
-pub(super) fn run(args: &CompareArgs, rules: &[Rule]) -> Result<Comparison> {
+pub(super) fn run(
+    inputs: &[std::path::PathBuf],
+    args: &CompareArgs,
+    rules: &[Rule],
+) -> Result<Comparison> {
     let mut images = Vec::new();
-    for path in &args.inputs {
+    for path in inputs {
         images.extend(look(path, &args.common, rules)?);
     }
     let groups = group(&images);
@@ -148,7 +152,7 @@ fn look(path: &Path, common: &Common, rules: &[Rule]) -> Result<Vec<Compared>> {
     match read_report(path)? {
         Some(json) => from_report(path, &json, rules),
         None => {
-            let report = scan::run(path, common, rules);
+            let report = scan::run(path, common, rules, false);
             let mut image = Compared {
                 path: report.path.clone(),
                 errors: report

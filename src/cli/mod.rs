@@ -23,6 +23,7 @@ use crate::{
 mod clean;
 mod compare;
 mod facts;
+mod fleet;
 mod pages;
 mod place;
 mod progress;
@@ -130,8 +131,16 @@ enum To {
 #[derive(Debug, Args)]
 struct ScanArgs {
     /// Disk images
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required_unless_present = "list", value_name = "IMAGE")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    list: fleet::List,
+    /// Look at N images at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+    /// Look at every Nth image only, beginning with the Ith: part I of N for one of N hosts
+    #[arg(long, value_name = "I/N", value_parser = fleet::Shard::parse)]
+    shard: Option<fleet::Shard>,
     #[command(flatten)]
     common: Common,
 }
@@ -219,8 +228,10 @@ struct UndoArgs {
 #[derive(Debug, Args)]
 struct CompareArgs {
     /// Images, or reports that `scan --json FILE` wrote
-    #[arg(required = true, value_name = "IMAGE|REPORT")]
+    #[arg(required_unless_present = "list", value_name = "IMAGE|REPORT")]
     inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    list: fleet::List,
     #[command(flatten)]
     common: Common,
 }
@@ -353,15 +364,17 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
     match &cli.verb {
         Verb::Scan(args) => {
             let rules = args.common.rules()?;
-            let precious = args
-                .common
-                .precious(&args.images.iter().collect::<Vec<_>>());
+            let mut images = args.list.inputs(&args.images)?;
+            let mut precious = args.common.precious(&images.iter().collect::<Vec<_>>());
+            precious.extend(args.list.list.iter().cloned());
             args.common.voice.check(&precious)?;
-            let reports: Vec<ImageReport> = args
-                .images
-                .iter()
-                .map(|image| scan::run(image, &args.common, &rules))
-                .collect();
+            if let Some(shard) = args.shard {
+                images = shard.take(images);
+            }
+            let jobs = usize::from(args.jobs);
+            let reports = fleet::all(&images, jobs, |image| {
+                scan::run(image, &args.common, &rules, jobs > 1)
+            });
             finish(&args.common.voice, reports, &rules, &precious, out)
         }
         Verb::Clean(args) => {
@@ -403,11 +416,11 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
                 None => rules::embedded()?,
                 Some(_) => args.common.rules()?,
             };
-            let precious = args
-                .common
-                .precious(&args.inputs.iter().collect::<Vec<_>>());
+            let inputs = args.list.inputs(&args.inputs)?;
+            let mut precious = args.common.precious(&inputs.iter().collect::<Vec<_>>());
+            precious.extend(args.list.list.iter().cloned());
             args.common.voice.check(&precious)?;
-            let all = compare::run(args, &rules)?;
+            let all = compare::run(&inputs, args, &rules)?;
             finish_comparison(&args.common.voice, all, &precious, out)
         }
         Verb::Rules { verb } => show_rules(verb, out),

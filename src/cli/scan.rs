@@ -13,8 +13,15 @@ use crate::{
     rules::Rule,
 };
 
-pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
-    let mut report = guarded("scan", path, |report| scan(path, common, rules, report));
+/// Looks at one image; `crowded` if others are looked at meanwhile: then there is no progress.
+pub(super) fn run(path: &Path, common: &Common, rules: &[Rule], crowded: bool) -> ImageReport {
+    let mut report = guarded("scan", path, |report| {
+        let bar = match crowded {
+            true => super::progress::Bar::new(true),
+            false => common.progress(),
+        };
+        scan(path, common, rules, &bar, report)
+    });
     let pending = report
         .errors
         .iter()
@@ -27,8 +34,13 @@ pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
     report
 }
 
-fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
-    let bar = common.progress();
+fn scan(
+    path: &Path,
+    common: &Common,
+    rules: &[Rule],
+    bar: &super::progress::Bar,
+    report: &mut ImageReport,
+) -> Result<()> {
     let host = Arc::new(HostFile::open(path)?);
     report.remarks.extend(host.remarks().iter().cloned());
     if let Err(error) = place::refuse_pending(&host, common.journal.path.as_deref()) {

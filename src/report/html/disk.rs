@@ -263,11 +263,7 @@ impl Scene {
         }
         let top = overview + 50;
         let width = 100.0 / windows.len() as f64;
-        lane_name(
-            h,
-            overview + 18,
-            "magnified: only where something is, each stretch to its own scale",
-        );
+        lane_name(h, overview + 18, "magnified, each stretch to its own scale");
         for (number, window) in windows.iter().enumerate() {
             let left = width * number as f64 + 0.4;
             let inner = width - 0.8;
