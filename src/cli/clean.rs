@@ -211,6 +211,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
             report.result = "cleaned";
         }
     }
+    for page in &mut done.patches {
+        page.disk_offset = image.places.disk_offset(page.at);
+    }
     report.done = Some(done);
     Ok(())
 }
@@ -309,6 +312,8 @@ fn patch_facts(
             Ok(PatchFacts {
                 file,
                 offset,
+                at: patch.offset,
+                disk_offset: None,
                 len: patch.len,
                 sha256_old,
                 sha256_new,

@@ -6,6 +6,7 @@
 mod files;
 mod named;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HiveBytes, Plan, VolumePlan, open_hive};
@@ -32,7 +33,7 @@ pub use crate::windows::{
 };
 
 /// One Windows installation.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct MachineFacts {
     /// Partition (or image of an archive) it is in.
     pub partition: u32,
@@ -51,7 +52,7 @@ pub struct MachineFacts {
 }
 
 /// A hive that was asked who the machine is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HiveAsked {
     /// SOFTWARE, SYSTEM, SAM or SECURITY.
     pub name: &'static str,
@@ -65,7 +66,7 @@ pub struct HiveAsked {
 }
 
 /// Who an installation is: one cluster of facts.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Identity {
     /// Which Windows it is.
     pub windows: Version,

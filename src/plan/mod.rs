@@ -6,6 +6,7 @@
 
 use std::sync::Mutex;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -115,7 +116,7 @@ impl HivePlan {
 }
 
 /// Something that was not looked at.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct NotScanned {
     /// What.
     pub what: String,

@@ -80,7 +80,15 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         }
         writeln!(out)?;
     }
-    writeln!(out, "\n{}", verdict(report))
+    writeln!(out, "\n{}", verdict(report))?;
+    match report.result {
+        "findings" if report.verb == "scan" && deletable(report) > 0 => writeln!(
+            out,
+            "What next: `declone clean IMAGE -n` shows what a clean would do, `declone clean IMAGE -o \
+             OUT` writes a cleaned copy."
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
@@ -112,12 +120,13 @@ fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
     }
 }
 
-fn verdict(report: &ImageReport) -> String {
-    let deletable = report
-        .findings
-        .iter()
-        .filter(|f| f.action == Action::Delete)
-        .count();
+fn deletable(report: &ImageReport) -> usize {
+    let findings = report.findings.iter();
+    findings.filter(|f| f.action == Action::Delete).count()
+}
+
+pub(super) fn verdict(report: &ImageReport) -> String {
+    let deletable = deletable(report);
     let unread = match report.not_scanned.len() {
         0 => String::new(),
         1 => "; 1 thing was not looked at, see above".to_owned(),
@@ -225,7 +234,10 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
 }
 
 fn write_steps(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Result {
-    writeln!(out, "\nSteps of the articles")?;
+    writeln!(
+        out,
+        "\nSteps of the articles ([x] nothing left to do, [ ] to do, [-] planned, [!] look yourself)"
+    )?;
     let mark = match report.result {
         "cleaned" => "[x]",
         "planned" => "[-]",
@@ -267,7 +279,12 @@ fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> f
         Subject::File { path, links, .. } if links.is_empty() => path.clone(),
         Subject::File { path, links, .. } => format!("{path} (= {})", links.join(" = ")),
     };
-    writeln!(out, "        found {what}")?;
+    let fate = match (finding.action, report.result) {
+        (Action::Delete, "cleaned") => "removed",
+        (Action::Delete, "planned") => "would remove",
+        _ => "found",
+    };
+    writeln!(out, "        {fate} {what}")?;
     writeln!(out, "              {}", finding.evidence)?;
     let places: Vec<String> = finding
         .places
@@ -276,13 +293,13 @@ fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> f
         .map(|p| format!("{} {}", p.space, p.value))
         .collect();
     writeln!(out, "              {}", places.join(", "))?;
-    let done = match (finding.action, report.result) {
-        (Action::Report, _) => "reported only; remove it by hand if it is a client's",
-        (_, "cleaned") => "removed",
-        (_, "planned") => "would be removed",
-        _ => return Ok(()),
-    };
-    writeln!(out, "        {done}")
+    if finding.action == Action::Report {
+        writeln!(
+            out,
+            "              reported only; remove it by hand if it is a client's"
+        )?;
+    }
+    Ok(())
 }
 
 fn write_done(out: &mut String, done: &Done, directory: bool) -> fmt::Result {

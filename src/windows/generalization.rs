@@ -6,6 +6,7 @@
 //! Facts from: `shared/facts/identity.md` 4; 314828 (the policy), Q180962 (CloneTag), Q241048 and Q196018
 //! (answer files), the documentation of Windows Setup States.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// What the evidence comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// Prepared, and set up to become a machine of its own at the next start.
@@ -47,7 +48,7 @@ impl Status {
 }
 
 /// One line of evidence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Evidence {
     /// Stable short name, snake_case: `image_state_registry`, `setup_type`, `event_logs` ...
     pub id: &'static str,
@@ -62,7 +63,7 @@ pub struct Evidence {
 }
 
 /// The verdict on one installation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Generalization {
     /// What the evidence comes to.
     pub status: Status,
