@@ -49,6 +49,9 @@ pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
 
 pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
     let common = &args.common;
+    if super::directory::is_one(&args.image, common)? {
+        return super::directory::clean(args, rules, report);
+    }
     let options = common.options(&args.image);
     let bar = common.progress();
     let journal = common.journal.path.as_deref();
@@ -208,6 +211,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
             report.result = "cleaned";
         }
     }
+    for page in &mut done.patches {
+        page.disk_offset = image.places.disk_offset(page.at);
+    }
     report.done = Some(done);
     Ok(())
 }
@@ -306,6 +312,8 @@ fn patch_facts(
             Ok(PatchFacts {
                 file,
                 offset,
+                at: patch.offset,
+                disk_offset: None,
                 len: patch.len,
                 sha256_old,
                 sha256_new,
@@ -507,7 +515,7 @@ fn refuse_parent(image: &Image, options: &Options) -> Result<()> {
 }
 
 /// Every reason not to write, before anything is staged.
-fn refuse(
+pub(super) fn refuse(
     image: &Image,
     plan: &mut Plan,
     options: &Options,
@@ -748,7 +756,7 @@ fn wipe(target: &Image, seen: &mut Verification, done: &mut Done) -> Result<Hash
     Ok(gone)
 }
 
-fn fail_on(problems: &[String]) -> Result<()> {
+pub(super) fn fail_on(problems: &[String]) -> Result<()> {
     let Some(first) = problems.first() else {
         return Ok(());
     };
@@ -762,7 +770,7 @@ fn fail_on(problems: &[String]) -> Result<()> {
     )
 }
 
-fn expect(staged: &StagedVolume, part: &plan::VolumePlan) -> Expected {
+pub(super) fn expect(staged: &StagedVolume, part: &plan::VolumePlan) -> Expected {
     Expected {
         listing: staged.listing,
         hives: staged

@@ -253,6 +253,8 @@ pub(super) fn patches(host: &HostSet, change: &Change) -> Vec<PatchFacts> {
             PatchFacts {
                 file,
                 offset,
+                at: page.offset,
+                disk_offset: None,
                 len: page.span() as u64,
                 sha256_old: hex::encode(page.old),
                 sha256_new: hex::encode(page.new),

@@ -11,11 +11,18 @@ use crate::{
         protocol::Recovered,
     },
     device::HostFile,
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     report::ImageReport,
 };
 
 pub(super) fn run(args: &RecoverArgs, report: &mut ImageReport) -> Result<()> {
+    if args.image.is_dir() {
+        return Err(Error::new(
+            Kind::Usage,
+            "recover: an image expected, found a directory: there is no journal for one",
+        )
+        .advise("run `declone clean DIR --in-place` again: it finishes what is left"));
+    }
     let journal = args.journal.path.as_deref();
     if args.status {
         return status(args, report);

@@ -12,8 +12,15 @@ use crate::{
     rules::Rule,
 };
 
-pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
-    let mut report = guarded("scan", path, |report| scan(path, common, rules, report));
+/// Looks at one image; `crowded` if others are looked at meanwhile: then there is no progress.
+pub(super) fn run(path: &Path, common: &Common, rules: &[Rule], crowded: bool) -> ImageReport {
+    let mut report = guarded("scan", path, |report| {
+        let bar = match crowded {
+            true => super::progress::Bar::new(true),
+            false => common.progress(),
+        };
+        scan(path, common, rules, &bar, report)
+    });
     let pending = report
         .errors
         .iter()
@@ -26,8 +33,16 @@ pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
     report
 }
 
-fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
-    let bar = common.progress();
+fn scan(
+    path: &Path,
+    common: &Common,
+    rules: &[Rule],
+    bar: &super::progress::Bar,
+    report: &mut ImageReport,
+) -> Result<()> {
+    if super::directory::is_one(path, common)? {
+        return super::directory::scan(path, common, rules, report);
+    }
     let options = common.options(path);
     let host = image::open_files(path, Access::Look, &options)?;
     report.remarks.extend(host.remarks());

@@ -25,6 +25,9 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         .map(read_tokens)
         .transpose()?
         .unwrap_or_default();
+    if super::directory::is_one(&args.image, common)? {
+        return super::directory::verify(&args.image, common, rules, against, report);
+    }
     let options = common.options(&args.image);
     let host = image::open_files(&args.image, Access::Look, &options)?;
     report.remarks.extend(host.remarks());
@@ -136,6 +139,12 @@ fn read_tokens(path: &Path) -> Result<Vec<Token>> {
     let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
     let json: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| wrong(format!("JSON report expected: {e}")))?;
+    if json["redacted"] == true {
+        return Err(wrong(
+            "a report with ids expected, found the marks of --redact: what was removed is not in it"
+                .into(),
+        ));
+    }
     let mut all = Vec::new();
     for image in json["images"]
         .as_array()

@@ -404,6 +404,19 @@ fn open_reading(path: &Path, access: Access) -> io::Result<File> {
 }
 
 /// Opens a resolved path for writing; what is a symbolic link by now is not followed.
+/// `Refused` if another program can write to the file, who is named: a running system with its hive.
+pub fn refuse_writers(file: &File, shown: &str) -> Result<()> {
+    const EXPECTED: &str = "nobody who writes to it";
+    match claim::probe_lease(file, Hold::Read) {
+        Probe::Free => Ok(()),
+        Probe::Taken => Err(refused(shown, EXPECTED, &holders(file).writers())),
+        Probe::Impossible => match holders(file) {
+            found if found.any_writer() => Err(refused(shown, EXPECTED, &found.writers())),
+            _ => Ok(()),
+        },
+    }
+}
+
 fn open_writing(real: &Path) -> io::Result<File> {
     let (Some(dir), Some(name)) = (real.parent(), real.file_name()) else {
         // The root directory: no image, as `check_kind` says.

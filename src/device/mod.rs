@@ -20,7 +20,7 @@ mod slice;
 mod sys;
 
 pub use claim::Lease;
-pub use file::{Access, HostFile};
+pub use file::{Access, HostFile, refuse_writers};
 pub use map::Mapping;
 pub use memory::Memory;
 pub use neighbours::Neighbours;

@@ -9,13 +9,16 @@ use std::{ops::Range, path::Path, sync::Arc};
 
 use crate::{
     container::{self, Facts, Places, ScanOnly, Writer},
-    device::{Access, Device, HostFile, HostSet, Neighbours, Slice},
+    device::{Access, Device, HostFile, HostSet, Memory, Neighbours, Slice},
     error::{Error, Kind, Result},
     partition::{self, Scheme, Slot, Table},
     tree::{Extent, FileEntry, FileId, FileTree, Storage},
     units::{DiskOffset, FileOffset, ImageOffset, VolumeOffset},
     volume::{self, exfat::Exfat, fat::Fat, ntfs::Ntfs},
 };
+
+pub use volume::directory;
+use volume::directory::Directory;
 
 /// Which images of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +73,12 @@ pub struct Image {
     pub opaque: bool,
     /// What a report shows of the container.
     pub facts: Facts,
+    /// The directory of the host, if it is one: its only volume is a file tree without a disk.
+    pub directory: Option<Arc<Directory>>,
 }
 
+/// What a directory of the host is as a volume.
+pub const UNIT_DIRECTORY: &str = "directory";
 const UNIT_IMAGE: &str = "image";
 const UNIT_PARTITION: &str = "partition";
 
@@ -80,7 +87,7 @@ const UNIT_PARTITION: &str = "partition";
 pub struct Volume {
     /// Partition number as users count, from 1; in an archive the image's.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
+    /// What the number counts: "partition", "image" or "directory".
     pub unit: &'static str,
     /// First byte in the disk.
     pub start: DiskOffset,
@@ -123,10 +130,10 @@ impl Volume {
         }
     }
 
-    /// Whether it is an image of an archive: its files have no place in a disk.
+    /// Whether it is an image of an archive or a directory: its files have no place in a disk.
     #[must_use]
     pub fn is_image(&self) -> bool {
-        self.unit == UNIT_IMAGE
+        self.unit != UNIT_PARTITION
     }
 
     /// Whether it is an NTFS volume.
@@ -152,10 +159,7 @@ impl Volume {
     #[must_use]
     pub fn record_name(&self, number: u64) -> (&'static str, String) {
         match self.has_entries() {
-            true => (
-                "directory entry",
-                format!("{:#x}", number.saturating_mul(volume::SLOT_LEN)),
-            ),
+            true => ("directory entry", volume::entry_place(number)),
             false => ("file record", number.to_string()),
         }
     }
@@ -322,7 +326,43 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         writer,
         opaque: opened.opaque,
         facts: opened.facts,
+        directory: None,
     })
+}
+
+/// A directory of the host as an image with one volume that has no place on a disk.
+#[must_use]
+pub fn of_directory(directory: &Arc<Directory>) -> Image {
+    let nothing: Device = Arc::new(Memory::new(Vec::new()));
+    let mounted = directory.mounted();
+    Image {
+        format: UNIT_DIRECTORY,
+        evidence: format!("in a file system {} on {}", mounted.kind, mounted.source),
+        notes: Vec::new(),
+        file_len: 0,
+        disk_len: 0,
+        table: Table::directory(),
+        volumes: vec![Volume {
+            partition: 1,
+            unit: UNIT_DIRECTORY,
+            start: DiskOffset(0),
+            len: 0,
+            slot_kind: "mounted, or a copy".to_owned(),
+            slot_name: None,
+            filesystem: mounted.kind,
+            kind: None,
+            content: Content::Files(directory.tree()),
+            places: Places::none(),
+        }],
+        file: Arc::clone(&nothing),
+        disk: nothing,
+        places: Places::none(),
+        scan_only: None,
+        writer: None,
+        opaque: false,
+        facts: Facts::default(),
+        directory: Some(Arc::clone(directory)),
+    }
 }
 
 /// The number that `--partition` or `--image-index` names, each for what it is meant for.
