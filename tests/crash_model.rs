@@ -52,7 +52,7 @@ use declone::{
 
 use chance::{Breadth, Chance};
 use explore::{Budget, Explorer, Tally, hurts};
-use machine::{Fault, Fs, Image, Machine, Name, Twist};
+use machine::{Fault, Fs, Hurt, Image, Machine, Name, Twist};
 use scenarios::{Plan, Scenario, journal_file};
 
 /// Part of every run's seed.
@@ -157,7 +157,10 @@ fn explore(plan: &Plan, budget: Budget, stop_at_first: bool) -> (usize, Tally) {
             };
             let mut chance = Chance::new(SEED ^ (number as u64) << 20);
             let faulty = matches!(run, Run::Crashes(Some(_)));
+            // Answers that are lost on the way: always all of the first scenario.
+            let lost = matches!(run, Run::Crashes(Some(fault)) if fault.hurt == Hurt::Done);
             let skipped = match faulty {
+                true if lost && *scenario == 0 => false,
                 true => !chance.one_in(budget.fault_one_in),
                 false => *start > 0 && !chance.one_in(budget.start_one_in),
             };

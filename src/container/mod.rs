@@ -369,7 +369,14 @@ pub fn files(host: &Device, forced: Option<&str>, near: &Neighbours) -> Result<V
         chain: &[],
     };
     match files(&source) {
-        Err(error) if matches!(error.kind(), Kind::Malformed | Kind::Unsupported) => Ok(Vec::new()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                Kind::Malformed | Kind::Unsupported | Kind::Limit
+            ) =>
+        {
+            Ok(Vec::new())
+        }
         names => names,
     }
 }
