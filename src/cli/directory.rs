@@ -121,7 +121,7 @@ fn look(
         add_unseen(directory, part)?;
         refuse_twins(part);
     }
-    facts::fill(report, &image, &plan);
+    facts::fill(report, &image, &plan)?;
     Ok((image, plan))
 }
 

@@ -414,6 +414,7 @@ fn listing(path: u128, stat: &Stat) -> Listing {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
