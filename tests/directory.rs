@@ -41,7 +41,7 @@ use crate::{
     judges::{called, checker, tool},
     machine::{self, GUID, HIVE, HIVES, TARGETS},
     run::{Ran, arg, declone, digest, scratch},
-    support::{hive_builder::HiveBuilder, hive_log_builder as logs},
+    support::{hive_builder::HiveBuilder, hive_log_builder as logs, ntfs_builder::Names},
 };
 
 /// A path of Windows beneath a directory.
