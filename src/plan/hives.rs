@@ -515,6 +515,7 @@ impl HiveLook<'_, '_> {
     }
 
     /// A certificate as it is stored in this key; none if there is none.
+    #[allow(clippy::type_complexity)]
     fn stored(&self, key: KeyRef) -> Result<Option<Result<(Stored, Vec<u8>)>>> {
         let values = self.hive.values(key)?;
         let Some(blob) = values

@@ -742,13 +742,12 @@ impl Reader<'_> {
                 format!("hive software expected for a rule that deletes, found {hive}"),
             ));
         }
-        match loose.filter(|_| deletes) {
-            Some((_, span)) => Some((
+        loose.filter(|_| deletes).map(|(_, span)| {
+            (
                 Some(span.clone()),
                 format!("exact names expected for a rule that deletes, found {ANY_GUID}"),
-            )),
-            None => None,
-        }
+            )
+        })
     }
 
     /// Exactly one name: no path, no pattern, no placeholder.

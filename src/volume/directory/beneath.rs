@@ -312,6 +312,7 @@ pub fn failed(what: impl std::fmt::Display, e: Errno) -> Error {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::fs::symlink;
 

@@ -289,13 +289,18 @@ impl Known {
                 let depth = depth.saturating_add(1);
                 let new = !self.dirs.contains_key(&stat.ino);
                 if depth > MAX_DEPTH || self.dirs.len() >= MAX_HELD || !new {
-                    let what = match new {
-                        true => {
-                            format!("directory: at most {MAX_DEPTH} levels expected, found more")
-                        }
-                        false => "directory: one place in the tree expected, it has two".to_owned(),
+                    // Two places: it was moved while the tree was read.
+                    let (kind, what) = match new {
+                        true => (
+                            Kind::Limit,
+                            format!("directory: at most {MAX_DEPTH} levels expected, found more"),
+                        ),
+                        false => (
+                            Kind::Refused,
+                            "directory: one place in the tree expected, it has two".to_owned(),
+                        ),
                     };
-                    self.skip(&link, Why::Unread(Kind::Limit, what), true);
+                    self.skip(&link, Why::Unread(kind, what), true);
                     continue;
                 }
                 let link = link.clone();
@@ -414,6 +419,7 @@ fn listing(path: u128, stat: &Stat) -> Listing {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -132,7 +132,7 @@ fn unused(mut taken: Vec<Range<u64>>, len: u64) -> Vec<Range<u64>> {
     taken.sort_unstable_by_key(|range| range.start);
     let mut out = Vec::new();
     let mut at = 0;
-    for range in taken.into_iter().chain([len..len]) {
+    for range in taken.into_iter().chain(std::iter::once(len..len)) {
         if at < range.start {
             out.push(at..range.start);
         }
