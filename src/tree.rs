@@ -305,6 +305,11 @@ pub trait FileTree: fmt::Debug + Send + Sync {
     /// files' parents' indexes. With a label each.
     fn trace_areas(&self, ids: &[FileId]) -> Result<Vec<(String, Vec<Range<u64>>)>>;
 
+    /// Volume ranges of the file system's own structures, for a picture. With a label each.
+    fn structures(&self) -> Result<Vec<(String, Vec<Range<u64>>)>> {
+        Ok(Vec::new())
+    }
+
     /// Who owns each of these bytes; one pass for all, or none if the `likely` files own them all.
     fn owners(&self, offsets: &[VolumeOffset], likely: &[FileId]) -> Result<Vec<Owner>>;
 

@@ -9,7 +9,7 @@ use std::{
 
 use declone::{
     apply::{
-        change::Change,
+        change::{Change, FileLen},
         journal::{self, Bond, Role},
     },
     device::{Page, Patch},
@@ -47,10 +47,14 @@ impl Case {
         let (old, new) = (fs::read(&image).unwrap(), fs::read(&cleaned).unwrap());
         fs::remove_file(&cleaned).unwrap();
         let patches = patches(&old, &new);
-        let change = Change::prepare(&patches, old.len() as u64, &mut |at, out| {
-            out.copy_from_slice(&old[at as usize..][..out.len()]);
-            Ok(())
-        })
+        let change = Change::prepare(
+            &patches,
+            &[FileLen::fixed(old.len() as u64)],
+            &mut |at, out| {
+                out.copy_from_slice(&old[at as usize..][..out.len()]);
+                Ok(())
+            },
+        )
         .unwrap();
         assert!(change.pages().len() > 20, "a change worth interrupting");
         Self {
