@@ -282,6 +282,9 @@ fn list_config(
     }
 }
 
+/// Longest SYSTEM, SAM or SECURITY that is read; real ones have some ten MiB.
+const SMALL_HIVE: u64 = 128 << 20;
+
 /// Asks one small hive. Its logs are replayed in memory if it is dirty.
 fn ask<T>(
     tree: &dyn FileTree,
@@ -311,6 +314,10 @@ fn ask<T>(
     let path = Some(entry.path());
     let logs = [".LOG", ".LOG1", ".LOG2"].map(|ending| named(&format!("{name}{ending}")));
     let logs: Vec<FileEntry> = logs.into_iter().flatten().cloned().collect();
+    if entry.len > SMALL_HIVE {
+        let reason = format!("at most {SMALL_HIVE} bytes expected, found {}", entry.len);
+        return Ok((asked(path, "unreadable", Some(reason)), None));
+    }
     let opened = match open_hive(tree, entry, &logs) {
         Ok(opened) => opened,
         Err(error) if error.kind() == Kind::Io => return Err(error),
@@ -325,6 +332,7 @@ fn ask<T>(
     let facts = take(&hive);
     let reason = match (&opened, hive.skipped()) {
         (HiveBytes::Stuck { why, .. }, _) => Some(why.what().to_owned()),
+        _ if hive.gave_up() => Some("its lists are too long: not wholly looked at".to_owned()),
         (_, 0) => None,
         (_, skipped) => Some(format!("{skipped} damaged entries")),
     };

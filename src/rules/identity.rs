@@ -27,8 +27,8 @@ pub enum Form {
     Text,
     /// Hex digits of UTF-16 text.
     HexText,
-    /// Binary data.
-    Bytes,
+    /// A DHCPv6 unique identifier: binary data.
+    Duid,
 }
 
 /// Where it is.

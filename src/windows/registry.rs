@@ -1,5 +1,10 @@
 //! A hive for reporting: single values by path, nothing checked that is not needed, total on hostile bytes.
 
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
 use crate::{
     error::Result,
     hive::{Hive, KeyRef, ValueRef},
@@ -12,6 +17,9 @@ use super::machine::Source;
 const MAX_DATA: u32 = 1 << 16;
 /// Longest text put into a report.
 const MAX_TEXT: usize = 400;
+/// How long one hive is asked. A real one takes milliseconds; one whose lists were made to be walked for
+/// ever must not hold up the rest of the report.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Most subkeys or values listed of one key.
 const MAX_LISTED: usize = 1000;
 
@@ -89,6 +97,8 @@ pub fn shown(text: &str) -> String {
 pub struct Registry<'a> {
     hive: Hive<'a>,
     path: &'a str,
+    began: Instant,
+    gave_up: Cell<bool>,
 }
 
 impl<'a> Registry<'a> {
@@ -97,13 +107,24 @@ impl<'a> Registry<'a> {
         let hive = Hive::open(bytes)?;
         // A hive without a root key answers no question at all.
         hive.name(hive.root())?;
-        Ok(Self { hive, path })
+        Ok(Self {
+            hive,
+            path,
+            began: Instant::now(),
+            gave_up: Cell::new(false),
+        })
     }
 
     /// List entries that led nowhere; while there are such, "absent" proves nothing.
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.hive.skipped()
+    }
+
+    /// Whether answering took so long that the rest was not asked.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        self.gave_up.get()
     }
 
     /// Where a key or value of this hive is.
@@ -119,6 +140,10 @@ impl<'a> Registry<'a> {
     /// The first key of this path; its parts are separated by a backslash.
     #[must_use]
     pub fn key(&self, path: &str) -> Option<KeyRef> {
+        if self.began.elapsed() > PATIENCE {
+            self.gave_up.set(true);
+            return None;
+        }
         let parts: Vec<&str> = path.split('\\').filter(|part| !part.is_empty()).collect();
         self.hive.find_keys(&parts).ok()?.first().copied()
     }

@@ -43,6 +43,26 @@ pub fn describe_uuid(text: &str) -> Option<String> {
     Some(format!("UUID version 1: made {whose} {mac}, {when}"))
 }
 
+/// Seconds between 1970-01-01 and 2000-01-01, where the time of a DUID begins.
+const DUID_TO_UNIX: u64 = 946_684_800;
+
+/// What a DHCPv6 unique identifier tells (RFC 8415, 11.2): type 1 holds the sort of hardware (2 bytes), a
+/// time (4 bytes) and a network address; big-endian.
+#[must_use]
+pub fn describe_duid(bytes: &[u8]) -> Option<String> {
+    let ([0, 1, _, _, rest @ ..], true) = (bytes, bytes.len() <= 128) else {
+        return None;
+    };
+    let (time, address) = rest.split_first_chunk::<4>()?;
+    let seconds = u64::from(u32::from_be_bytes(*time)).saturating_add(DUID_TO_UNIX);
+    let address: Vec<String> = address.iter().map(|byte| format!("{byte:02X}")).collect();
+    Some(format!(
+        "made on network card {}, {}",
+        address.join(":"),
+        utc(seconds)
+    ))
+}
+
 /// A FILETIME in words; 0 is none.
 #[must_use]
 pub fn filetime(time: u64) -> Option<String> {
@@ -116,6 +136,22 @@ mod tests {
                 .map(|t| t.contains("before 1970")),
             Some(true)
         );
+    }
+
+    #[test]
+    fn a_duid_tells_the_card_and_the_time() {
+        // From a real Windows 10, whose setup ran on that day.
+        let duid = [
+            0, 1, 0, 1, 0x22, 0x4B, 0xEE, 0x56, 0xEC, 0xF4, 0xBB, 0x48, 0x7F, 0xED,
+        ];
+        assert_eq!(
+            describe_duid(&duid).as_deref(),
+            Some("made on network card EC:F4:BB:48:7F:ED, 2018-03-26 17:45:58 UTC")
+        );
+        for len in 0..8 {
+            assert_eq!(describe_duid(duid.get(..len).unwrap_or_default()), None);
+        }
+        assert_eq!(describe_duid(&[0, 3, 0, 1, 1, 2, 3, 4, 5, 6]), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         machine::{Fact, Mismatch, Source, control_set},
         registry::{Registry, Value, shown},
         sid::is_sid,
-        uuid::describe_uuid,
+        uuid::{describe_duid, describe_uuid},
     },
 };
 
@@ -44,7 +44,11 @@ fn normal(form: Form, raw: &str) -> (String, Option<String>) {
             let decoded = (!store.is_empty()).then(|| format!("in store {}", shown(store)));
             (shown(&digits.trim().to_ascii_uppercase()), decoded)
         }
-        Form::Text | Form::Bytes => (shown(text), None),
+        Form::Text => (shown(text), None),
+        Form::Duid => {
+            let bytes = hex::decode(text).unwrap_or_default();
+            (shown(text), describe_duid(&bytes))
+        }
         Form::HexText => {
             let bytes = hex::decode(text).ok();
             let decoded = bytes.map(|bytes| {
@@ -71,7 +75,7 @@ fn fact(id: &IdPlace, raw: &str, source: Source) -> Option<Fact> {
 
 fn of_value(id: &IdPlace, value: &Value) -> Option<Fact> {
     let raw = match id.form {
-        Form::Bytes => hex::encode_upper(&value.data),
+        Form::Duid => hex::encode_upper(&value.data),
         _ => value.raw_text()?,
     };
     fact(id, &raw, value.source.clone())
