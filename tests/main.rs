@@ -36,6 +36,7 @@ mod locks;
 mod machine;
 mod oracle;
 mod refuse;
+mod rules;
 mod run;
 mod support;
 mod wim;
