@@ -571,10 +571,10 @@ fn file_places(volume: &Volume, tree: &dyn FileTree, entry: &FileEntry) -> Vec<P
             space: volume.unit,
             value: volume.partition.to_string(),
         }),
-        false => places.push(Place {
-            space: "file record",
-            value: record.to_string(),
-        }),
+        false => {
+            let (space, value) = volume.record_name(record);
+            places.push(Place { space, value });
+        }
     }
     if let Ok(at) = tree.record_offset(record, 0) {
         ladder(volume, at, &mut places);
