@@ -172,7 +172,7 @@ fn run_case(rule: &str, dir: &Path) {
     );
     let mut scene = Scene::new();
     let marks = |kind: &str, items: &[Item]| -> Vec<String> {
-        let mark = |i| format!("{kind}-{i:03}-{rule}-0123456789-0123456789");
+        let mark = |i| format!("{kind}-{i:03}-{rule}-0123456789-{kind}-{i:03}");
         (0..items.len()).map(mark).collect()
     };
     let (goes, stays) = (marks("GOES", &case.goes), marks("STAYS", &case.stays));
