@@ -12,12 +12,14 @@ use std::{
     path::Path,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Common, CompareArgs, scan};
 use crate::{
     error::{Error, Kind, Result},
     plan::tokens::guids_in,
+    report::html::{CloneGroup, Clones, ComparedImage, SharedId},
     rules::Rule,
     text::escape,
 };
@@ -28,11 +30,15 @@ const REPORT_LIMIT: u64 = 1 << 30;
 const MAX_PLACES: usize = 40;
 
 /// What `compare` says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Comparison {
     declone: &'static str,
     schema: u32,
     pub(super) exit_code: u8,
+    /// Whether marks stand in the place of identities (`--redact`).
+    pub(super) redacted: bool,
+    /// When the report was made, in UTC (RFC 3339); only with `--timestamp`.
+    pub(super) time: Option<String>,
     /// Images that share an id, those that share one with the same image together.
     groups: Vec<Group>,
     /// Images in which several systems share an id: no clones.
@@ -40,7 +46,7 @@ pub(super) struct Comparison {
     images: Vec<Compared>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Group {
     images: Vec<String>,
     verdict: Verdict,
@@ -52,7 +58,7 @@ struct Group {
 }
 
 /// What images that share an id are to each other, as far as they tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     /// They were set up or generalized apart, and carry one identity.
@@ -65,7 +71,7 @@ enum Verdict {
     SharedIdentity,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Named {
     image: String,
     installation: String,
@@ -73,14 +79,14 @@ struct Named {
 }
 
 /// An id that more than one image has.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Shared {
     identity: String,
     value: String,
     places: Vec<Place>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct Place {
     image: String,
     /// The file, key or value.
@@ -88,7 +94,7 @@ struct Place {
 }
 
 /// Several systems of one image with the same id.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct MultiBoot {
     image: String,
     installations: Vec<String>,
@@ -101,7 +107,7 @@ const MULTI_BOOT: &str = "several systems in one image: a computer that starts m
                           or an old one that was kept, is no clone of itself";
 
 /// One input.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Compared {
     path: String,
     /// Its Windows installations.
@@ -114,14 +120,14 @@ struct Compared {
 }
 
 /// A Windows installation: what is no id, or an id that is missing.
-#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema, PartialEq, Eq)]
 struct Machine {
     installation: String,
     name: Option<String>,
     sid: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 struct Id {
     identity: String,
     value: String,
@@ -230,16 +236,22 @@ mod document {
 
 #[derive(Deserialize)]
 struct Report {
+    #[serde(default)]
+    redacted: bool,
     images: Vec<document::Image>,
 }
 
-pub(super) fn run(args: &CompareArgs, rules: &[Rule]) -> Result<Comparison> {
+pub(super) fn run(
+    inputs: &[std::path::PathBuf],
+    args: &CompareArgs,
+    rules: &[Rule],
+) -> Result<Comparison> {
     let known: HashMap<&str, &str> = rules
         .iter()
         .filter_map(|rule| Some((rule.id.as_str(), rule.identity.as_deref()?)))
         .collect();
     let mut images = Vec::new();
-    for path in &args.inputs {
+    for path in inputs {
         images.extend(look(path, &args.common, rules, &known)?);
     }
     let groups = group(&images);
@@ -248,10 +260,54 @@ pub(super) fn run(args: &CompareArgs, rules: &[Rule]) -> Result<Comparison> {
         declone: env!("CARGO_PKG_VERSION"),
         schema: 1,
         exit_code: worst.unwrap_or(0).max(u8::from(!groups.is_empty())),
+        redacted: false,
+        time: None,
         groups,
         multi_boot: images.iter().flat_map(multi_boot).collect(),
         images,
     })
+}
+
+impl Comparison {
+    /// Every id in it, and what else names a machine.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.images.iter().flat_map(|image| {
+            let machines = image.machines.iter();
+            let names = machines.flat_map(|machine| machine.name.iter().chain(&machine.sid));
+            let ids = image.ids.iter().map(|id| id.value.as_str());
+            ids.chain(names.map(String::as_str))
+        })
+    }
+
+    /// For the page.
+    pub(super) fn picture(&self) -> Clones {
+        let groups = self.groups.iter().map(|group| CloneGroup {
+            images: group.images.clone(),
+            shared: group
+                .shared
+                .iter()
+                .map(|shared| SharedId {
+                    identity: shared.identity.clone(),
+                    value: shared.value.clone(),
+                    places: shared
+                        .places
+                        .iter()
+                        .map(|place| (place.image.clone(), place.what.clone()))
+                        .collect(),
+                })
+                .collect(),
+            remarks: vec![group.why.clone()],
+        });
+        let images = self.images.iter().map(|image| ComparedImage {
+            path: image.path.clone(),
+            ids: image.ids.len(),
+            errors: image.errors.clone(),
+        });
+        Clones {
+            groups: groups.collect(),
+            images: images.collect(),
+        }
+    }
 }
 
 /// An image is scanned; a report of an earlier run has been.
@@ -263,6 +319,12 @@ fn look(
 ) -> Result<Vec<Compared>> {
     if let Some(report) = read_report(path)? {
         let shown = escape(&path.display().to_string());
+        if report.redacted {
+            return Err(Error::unsupported(format!(
+                "report {shown}: ids expected, found the marks of --redact, which mean nothing outside it"
+            ))
+            .advise("compare the image itself, or a report made without --redact"));
+        }
         let images = report.images.into_iter().map(|image| {
             let path = match image.path.as_str() {
                 "" => shown.clone(),
@@ -273,7 +335,7 @@ fn look(
         });
         return Ok(images.collect());
     }
-    let report = scan::run(path, common, rules);
+    let report = scan::run(path, common, rules, false);
     let json = serde_json::to_value(&report);
     let image: document::Image = json
         .and_then(serde_json::from_value)
