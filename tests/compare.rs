@@ -8,7 +8,10 @@ use crate::{
     machine::{self, GUID},
     oracle,
     run::{arg, declone, digest, scratch},
-    support::ntfs_builder::Geometry,
+    support::{
+        hive_builder::{HiveBuilder, Kind},
+        ntfs_builder::{Geometry, NtfsBuilder},
+    },
 };
 
 /// The machine's disk with another GUID in every place of the first one.
@@ -147,4 +150,220 @@ fn strangers_are_no_group_and_what_cannot_be_read_is_said() {
     let ran = declone(&["compare", arg(&evil)]);
     assert!(!ran.out.contains(['\u{1b}', '\u{202e}']), "{}", ran.out);
     assert!(ran.out.contains("\\u{1b}"), "{}", ran.out);
+}
+
+/// A Windows of the fleet.
+#[derive(Clone)]
+struct Windows {
+    root: &'static str,
+    guid: Option<u32>,
+    sid: u32,
+    machine_guid: u32,
+    computer: String,
+}
+
+/// A GUID of a number; different numbers give GUIDs that have little in common.
+fn guid_of(seed: u32, n: u32) -> String {
+    let part = |k: u32| {
+        (n + 1)
+            .wrapping_mul(0x9E37_79B1 ^ k)
+            .wrapping_add(seed.wrapping_mul(k | 1))
+    };
+    let (a, b, c, d) = (part(3), part(71), part(501), part(9001));
+    format!(
+        "{a:08X}-{:04X}-4{:03X}-8{:03X}-{c:08X}{:04X}",
+        b >> 16,
+        b & 0xfff,
+        d >> 20,
+        d & 0xffff
+    )
+}
+
+/// The ids of everything, one number each.
+fn fleet_image(systems: &[Windows]) -> Vec<u8> {
+    let mut v = NtfsBuilder::new(6 << 20);
+    for (number, system) in systems.iter().enumerate() {
+        let config = format!(r"\{}\system32\config", system.root);
+        let mut software = HiveBuilder::new(5);
+        software.key(r"Microsoft\Cryptography").string(
+            "MachineGuid",
+            &guid_of(77, system.machine_guid).to_lowercase(),
+        );
+        if let Some(guid) = system.guid {
+            software.key(machine::CLIENT).string(
+                "SMS Unique Identifier",
+                &format!("GUID:{}", guid_of(5, guid)),
+            );
+            let ini = format!("[x]\r\nSMS Unique Identifier=GUID:{}\r\n", guid_of(5, guid));
+            v.file(&format!(r"\{}\Smscfg.ini", system.root), ini.as_str());
+        }
+        let mut hive = HiveBuilder::new(5);
+        hive.key("Select").dword("Current", 1);
+        hive.key(r"ControlSet001\Control\ComputerName\ComputerName")
+            .string("ComputerName", &system.computer);
+        let mut sam = HiveBuilder::new(5);
+        let mut account = vec![0; 192];
+        for part in [system.sid, system.sid ^ 0x5555, 725_345_543] {
+            account.extend(part.wrapping_mul(0x9E37_79B1).to_le_bytes());
+        }
+        sam.key(r"SAM\Domains\Account")
+            .value("V", Kind::Binary, &account);
+        for (name, hive) in [("SOFTWARE", software), ("SYSTEM", hive), ("SAM", sam)] {
+            v.file(&format!(r"{config}\{name}"), hive.build());
+        }
+        v.file(&format!(r"\file{number}.txt"), "x");
+    }
+    v.to_vec().0
+}
+
+#[test]
+fn a_fleet_of_forty_is_grouped_exactly_as_it_was_planned() {
+    let mut fresh = 1000;
+    let mut next = || {
+        fresh += 1;
+        fresh
+    };
+    let mut own = |computer: &str| Windows {
+        root: "WINDOWS",
+        guid: Some(next()),
+        sid: next(),
+        machine_guid: next(),
+        computer: computer.to_owned(),
+    };
+    let mut fleet: Vec<(String, Vec<Windows>)> = Vec::new();
+    let mut plan: Vec<(Vec<String>, &str)> = Vec::new();
+    let add = |fleet: &mut Vec<(String, Vec<Windows>)>, kind: &str, systems: Vec<Windows>| {
+        let name = format!("{:02}-{kind}.img", fleet.len());
+        fleet.push((name.clone(), systems));
+        name
+    };
+    // Copies of one master.
+    let master = own("MASTER");
+    let copies = (0..4).map(|_| add(&mut fleet, "copy", vec![master.clone()]));
+    plan.push((copies.collect(), "same_machine"));
+    // Generalized, and the SMS identity stayed.
+    let guid = own("x").guid;
+    let clones: Vec<Windows> = (0..5)
+        .map(|i| Windows {
+            guid,
+            ..own(&format!("CLONE{i}"))
+        })
+        .collect();
+    let clones = clones
+        .into_iter()
+        .map(|one| add(&mut fleet, "clone", vec![one]));
+    plan.push((clones.collect(), "clones"));
+    // Three computers, each renamed between two captures.
+    for i in 0..3 {
+        let before = own(&format!("OLDNAME{i}"));
+        let after = Windows {
+            computer: format!("NEWNAME{i}"),
+            ..before.clone()
+        };
+        let pair = [before, after].map(|one| add(&mut fleet, "renamed", vec![one]));
+        plan.push((pair.to_vec(), "renamed_or_clones"));
+    }
+    // A chain: the first and the last share nothing.
+    let (a, b, c) = (own("CHAIN-A"), own("CHAIN-B"), own("CHAIN-C"));
+    let b = Windows { guid: a.guid, ..b };
+    let c = Windows {
+        machine_guid: b.machine_guid,
+        ..c
+    };
+    let chain = [a, b, c].map(|one| add(&mut fleet, "chain", vec![one]));
+    plan.push((chain.to_vec(), "clones"));
+    // Two systems on one computer share its SMS GUID: alone.
+    let mut multi = Vec::new();
+    for i in 0..3 {
+        let first = own(&format!("BOOT{i}"));
+        let second = Windows {
+            root: "WINNT",
+            guid: first.guid,
+            ..own(&format!("BOOT{i}B"))
+        };
+        multi.push(add(&mut fleet, "multi", vec![first, second]));
+    }
+    // The second system of one of them is somebody's clone.
+    let lone = own("LONE");
+    let second = Windows {
+        root: "WINNT",
+        ..lone.clone()
+    };
+    let both = [
+        add(&mut fleet, "lone", vec![lone]),
+        add(&mut fleet, "multi-clone", vec![own("FIRST"), second]),
+    ];
+    plan.push((both.to_vec(), "same_machine"));
+    // Cleaned ones, one name for all of them.
+    for _ in 0..6 {
+        let clean = Windows {
+            guid: None,
+            ..own("SAMENAME")
+        };
+        add(&mut fleet, "clean", vec![clean]);
+    }
+    while fleet.len() < 40 {
+        let stranger = own(&format!("PC{}", fleet.len()));
+        add(&mut fleet, "stranger", vec![stranger]);
+    }
+
+    let dir = scratch();
+    let mut args = vec!["compare".to_owned()];
+    for (i, (name, systems)) in fleet.iter().enumerate() {
+        let path = dir.path().join(name);
+        fs::write(&path, fleet_image(systems)).unwrap();
+        let path = match i % 4 {
+            // Every fourth one as a report.
+            3 => {
+                let report = path.with_extension("json");
+                let ran = declone(&[
+                    "scan",
+                    arg(&path),
+                    "--rules",
+                    "all",
+                    "--quiet",
+                    "--json",
+                    arg(&report),
+                ]);
+                assert!(ran.code < 2, "{}", ran.err);
+                report
+            }
+            _ => path,
+        };
+        args.push(arg(&path).to_owned());
+    }
+    // The order in which they are given does not matter.
+    let mut other = args.clone();
+    other[1..].reverse();
+    for mut args in [args, other] {
+        args.extend(["--json", "-"].map(str::to_owned));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let json = declone(&args).exits(1).json();
+        let mut found: Vec<(Vec<String>, String)> = groups(&json)
+            .into_iter()
+            .zip(json["groups"].as_array().unwrap())
+            .map(|(mut images, group)| {
+                images.sort();
+                (images, group["verdict"].as_str().unwrap().to_owned())
+            })
+            .collect();
+        found.sort();
+        let mut want: Vec<(Vec<String>, String)> = plan
+            .iter()
+            .map(|(images, verdict)| (images.clone(), (*verdict).to_owned()))
+            .collect();
+        want.sort();
+        assert_eq!(found, want);
+        let mut several: Vec<&str> = json["multi_boot"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["image"].as_str().unwrap())
+            .filter_map(|path| multi.iter().find(|name| path.contains(name.as_str())))
+            .map(String::as_str)
+            .collect();
+        several.sort_unstable();
+        several.dedup();
+        assert!(several.len() <= multi.len());
+    }
 }

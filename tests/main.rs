@@ -43,6 +43,7 @@ mod machines;
 mod oracle;
 mod refuse;
 mod report;
+mod rules;
 mod run;
 mod sets;
 mod support;

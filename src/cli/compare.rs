@@ -1,28 +1,33 @@
 //! `declone compare`: which images carry the identity of the same machine.
+//!
+//! # Why
+//! - **A name is a hint, never an id**: clones get their own names, and computers are renamed (Q254735).
+//!   Whether images of one id and two names are a renamed computer or a clone of it cannot be told from
+//!   the images, and the answer says so.
+//! - **An image is no clone of itself**: two systems of one computer share what belongs to the computer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Write as _,
     path::Path,
 };
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Common, CompareArgs, scan};
 use crate::{
     error::{Error, Kind, Result},
     plan::tokens::guids_in,
-    report::{
-        ErrorFacts,
-        html::{CloneGroup, Clones, ComparedImage, SharedId},
-    },
+    report::html::{CloneGroup, Clones, ComparedImage, SharedId},
     rules::Rule,
     text::escape,
 };
 
 /// Longest report that is read.
 const REPORT_LIMIT: u64 = 1 << 30;
+/// Places of one shared id that are shown to a person; the JSON has all.
+const MAX_PLACES: usize = 40;
 
 /// What `compare` says.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -36,13 +41,41 @@ pub(super) struct Comparison {
     pub(super) time: Option<String>,
     /// Images that share an id, those that share one with the same image together.
     groups: Vec<Group>,
+    /// Images in which several systems share an id: no clones.
+    multi_boot: Vec<MultiBoot>,
     images: Vec<Compared>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Group {
     images: Vec<String>,
+    verdict: Verdict,
+    /// The verdict in words.
+    why: String,
+    /// Computer names: a hint, no id.
+    names: Vec<Named>,
     shared: Vec<Shared>,
+}
+
+/// What images that share an id are to each other, as far as they tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    /// They were set up or generalized apart, and carry one identity.
+    Clones,
+    /// One computer under several names, or clones that were renamed.
+    RenamedOrClones,
+    /// One computer, or copies of it: nothing differs.
+    SameMachine,
+    /// They share an id; what would tell more was not found.
+    SharedIdentity,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Named {
+    image: String,
+    installation: String,
+    name: String,
 }
 
 /// An id that more than one image has.
@@ -60,10 +93,25 @@ struct Place {
     what: String,
 }
 
+/// Several systems of one image with the same id.
+#[derive(Debug, Serialize, JsonSchema)]
+struct MultiBoot {
+    image: String,
+    installations: Vec<String>,
+    identity: String,
+    value: String,
+    why: &'static str,
+}
+
+const MULTI_BOOT: &str = "several systems in one image: a computer that starts more than one Windows, \
+                          or an old one that was kept, is no clone of itself";
+
 /// One input.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 struct Compared {
     path: String,
+    /// Its Windows installations.
+    machines: Vec<Machine>,
     ids: Vec<Id>,
     /// Why it could not be looked at, or not wholly.
     errors: Vec<String>,
@@ -71,18 +119,126 @@ struct Compared {
     exit_code: u8,
 }
 
+/// A Windows installation: what is no id, or an id that is missing.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema, PartialEq, Eq)]
+struct Machine {
+    installation: String,
+    name: Option<String>,
+    sid: Option<String>,
+}
+
 #[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 struct Id {
     identity: String,
     value: String,
     what: String,
+    /// The installation whose it is, if that is known.
+    installation: Option<String>,
 }
 
-/// The parts of a finding that a comparison needs, from a report or from a look.
-struct Seen<'a> {
-    rule: &'a str,
-    evidence: &'a str,
-    subject: &'a serde_json::Value,
+/// Of a report, what a comparison needs; every other field may be anything.
+mod document {
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    pub(super) struct Image {
+        #[serde(default)]
+        pub(super) path: String,
+        #[serde(default)]
+        pub(super) findings: Vec<Finding>,
+        #[serde(default)]
+        pub(super) machines: Vec<Machine>,
+        #[serde(default)]
+        pub(super) errors: Vec<Failure>,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Finding {
+        #[serde(default)]
+        pub(super) rule: String,
+        #[serde(default)]
+        pub(super) evidence: String,
+        /// Absent in reports of older versions.
+        #[serde(default)]
+        pub(super) ids: Option<Vec<Id>>,
+        #[serde(default)]
+        pub(super) subject: Subject,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Id {
+        pub(super) identity: String,
+        pub(super) value: String,
+    }
+
+    #[derive(Default, Deserialize)]
+    pub(super) struct Subject {
+        #[serde(default)]
+        pub(super) hive: String,
+        #[serde(default)]
+        pub(super) key: String,
+        #[serde(default)]
+        pub(super) value: String,
+        #[serde(default)]
+        pub(super) path: String,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Machine {
+        #[serde(default)]
+        pub(super) root: String,
+        #[serde(default)]
+        pub(super) unit: String,
+        #[serde(default)]
+        pub(super) partition: u32,
+        #[serde(default)]
+        pub(super) identity: Option<Identity>,
+    }
+
+    #[derive(Default, Deserialize)]
+    pub(super) struct Identity {
+        #[serde(default)]
+        pub(super) computer_name: Option<String>,
+        #[serde(default)]
+        pub(super) computer_sid: Option<String>,
+        #[serde(default)]
+        pub(super) facts: Vec<Fact>,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Fact {
+        #[serde(default)]
+        pub(super) title: String,
+        #[serde(default)]
+        pub(super) value: String,
+        #[serde(default)]
+        pub(super) identifies: bool,
+        #[serde(default)]
+        pub(super) source: Source,
+    }
+
+    #[derive(Default, Deserialize)]
+    pub(super) struct Source {
+        #[serde(default)]
+        pub(super) file: String,
+        #[serde(default)]
+        pub(super) key: Option<String>,
+        #[serde(default)]
+        pub(super) value: Option<String>,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Failure {
+        #[serde(default)]
+        pub(super) what: String,
+    }
+}
+
+#[derive(Deserialize)]
+struct Report {
+    #[serde(default)]
+    redacted: bool,
+    images: Vec<document::Image>,
 }
 
 pub(super) fn run(
@@ -90,9 +246,13 @@ pub(super) fn run(
     args: &CompareArgs,
     rules: &[Rule],
 ) -> Result<Comparison> {
+    let known: HashMap<&str, &str> = rules
+        .iter()
+        .filter_map(|rule| Some((rule.id.as_str(), rule.identity.as_deref()?)))
+        .collect();
     let mut images = Vec::new();
     for path in inputs {
-        images.extend(look(path, &args.common, rules)?);
+        images.extend(look(path, &args.common, rules, &known)?);
     }
     let groups = group(&images);
     let worst = images.iter().map(|image| image.exit_code).max();
@@ -103,17 +263,20 @@ pub(super) fn run(
         redacted: false,
         time: None,
         groups,
+        multi_boot: images.iter().flat_map(multi_boot).collect(),
         images,
     })
 }
 
 impl Comparison {
-    /// Every id in it.
+    /// Every id in it, and what else names a machine.
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
-        self.images
-            .iter()
-            .flat_map(|image| &image.ids)
-            .map(|id| id.value.as_str())
+        self.images.iter().flat_map(|image| {
+            let machines = image.machines.iter();
+            let names = machines.flat_map(|machine| machine.name.iter().chain(&machine.sid));
+            let ids = image.ids.iter().map(|id| id.value.as_str());
+            ids.chain(names.map(String::as_str))
+        })
     }
 
     /// For the page.
@@ -133,7 +296,7 @@ impl Comparison {
                         .collect(),
                 })
                 .collect(),
-            remarks: Vec::new(),
+            remarks: vec![group.why.clone()],
         });
         let images = self.images.iter().map(|image| ComparedImage {
             path: image.path.clone(),
@@ -148,133 +311,163 @@ impl Comparison {
 }
 
 /// An image is scanned; a report of an earlier run has been.
-fn look(path: &Path, common: &Common, rules: &[Rule]) -> Result<Vec<Compared>> {
-    match read_report(path)? {
-        Some(json) => from_report(path, &json, rules),
-        None => {
-            let report = scan::run(path, common, rules, false);
-            let mut image = Compared {
-                path: report.path.clone(),
-                errors: report
-                    .errors
-                    .iter()
-                    .map(|e: &ErrorFacts| e.what.clone())
-                    .collect(),
-                // Findings are what is looked for here: they are no reason for another exit code.
-                exit_code: if report.exit_code == 1 {
-                    0
-                } else {
-                    report.exit_code
-                },
-                ..Compared::default()
-            };
-            for finding in &report.findings {
-                let subject = serde_json::to_value(&finding.subject)
-                    .map_err(|e| Error::internal(format!("compare: {e}")))?;
-                add(
-                    &mut image,
-                    rules,
-                    &Seen {
-                        rule: &finding.rule,
-                        evidence: &finding.evidence,
-                        subject: &subject,
-                    },
-                );
-            }
-            Ok(vec![image])
+fn look(
+    path: &Path,
+    common: &Common,
+    rules: &[Rule],
+    known: &HashMap<&str, &str>,
+) -> Result<Vec<Compared>> {
+    if let Some(report) = read_report(path)? {
+        let shown = escape(&path.display().to_string());
+        if report.redacted {
+            return Err(Error::unsupported(format!(
+                "report {shown}: ids expected, found the marks of --redact, which mean nothing outside it"
+            ))
+            .advise("compare the image itself, or a report made without --redact"));
         }
+        let images = report.images.into_iter().map(|image| {
+            let path = match image.path.as_str() {
+                "" => shown.clone(),
+                // It was escaped when it was written, by whoever wrote the report.
+                name => format!("{} (report {shown})", escape(name)),
+            };
+            compared(path, &image, known)
+        });
+        return Ok(images.collect());
     }
+    let report = scan::run(path, common, rules, false);
+    let json = serde_json::to_value(&report);
+    let image: document::Image = json
+        .and_then(serde_json::from_value)
+        .map_err(|e| Error::internal(format!("compare: {e}")))?;
+    let mut image = compared(report.path.clone(), &image, known);
+    // Findings are what is looked for here: they are no reason for another exit code.
+    image.exit_code = match report.exit_code {
+        1 => 0,
+        code => code,
+    };
+    Ok(vec![image])
 }
 
 /// A file that begins like JSON is a report; no image begins so.
-fn read_report(path: &Path) -> Result<Option<serde_json::Value>> {
+fn read_report(path: &Path) -> Result<Option<Report>> {
     use std::io::Read;
     let shown = escape(&path.display().to_string());
-    let fail = |what: String| Error::new(Kind::Malformed, format!("report {shown}: {what}"));
-    let Ok(meta) = std::fs::metadata(path) else {
-        return Ok(None);
-    };
-    if !meta.is_file() || meta.len() > REPORT_LIMIT {
-        return Ok(None);
-    }
     let Ok(mut file) = std::fs::File::open(path) else {
         return Ok(None);
     };
-    let mut front = [0; 1];
-    if file.read(&mut front).unwrap_or(0) == 0 || front != *b"{" {
+    let is_small = |meta: std::fs::Metadata| meta.is_file() && meta.len() <= REPORT_LIMIT;
+    if !file.metadata().is_ok_and(is_small) {
         return Ok(None);
     }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(format!("report {shown}"), &e))?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| fail(format!("JSON expected: {e}")))
-}
-
-fn from_report(path: &Path, json: &serde_json::Value, rules: &[Rule]) -> Result<Vec<Compared>> {
-    let shown = escape(&path.display().to_string());
-    let images = json["images"].as_array().ok_or_else(|| {
-        Error::malformed(format!(
-            "report {shown}: a list of images expected, found none"
-        ))
-    })?;
-    if json["redacted"] == true {
-        return Err(Error::unsupported(format!(
-            "report {shown}: ids expected, found the marks of --redact, which mean nothing outside it"
-        ))
-        .advise("compare the image itself, or a report made without --redact"));
+    let mut bytes = vec![0; 1];
+    if file.read(&mut bytes).unwrap_or(0) == 0 || bytes != *b"{" {
+        return Ok(None);
     }
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    Ok(images
-        .iter()
-        .map(|image| {
-            let mut out = Compared {
-                path: match text(&image["path"]) {
-                    name if name.is_empty() => shown.clone(),
-                    // It was escaped when it was written, by whoever wrote the report.
-                    name => format!("{} (report {shown})", escape(&name)),
-                },
-                ..Compared::default()
-            };
-            for error in image["errors"].as_array().into_iter().flatten() {
-                out.errors.push(escape(&text(&error["what"])));
-            }
-            for finding in image["findings"].as_array().into_iter().flatten() {
-                add(
-                    &mut out,
-                    rules,
-                    &Seen {
-                        rule: finding["rule"].as_str().unwrap_or_default(),
-                        evidence: finding["evidence"].as_str().unwrap_or_default(),
-                        subject: &finding["subject"],
-                    },
-                );
-            }
-            out
-        })
-        .collect())
+    file.read_to_end(&mut bytes)
+        .map_err(|e| Error::io(format!("report {shown}"), &e))?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+        Error::new(
+            Kind::Malformed,
+            format!(
+                "report {shown}: JSON with a list of images expected: {}",
+                escape(&e.to_string())
+            ),
+        )
+    })
 }
 
-/// The ids in a finding of a rule that identifies a machine.
-fn add(image: &mut Compared, rules: &[Rule], seen: &Seen<'_>) {
-    let rule = rules.iter().find(|rule| rule.id == seen.rule);
-    let Some(identity) = rule.and_then(|rule| rule.identity.as_deref()) else {
-        return;
+fn compared(path: String, image: &document::Image, known: &HashMap<&str, &str>) -> Compared {
+    let mut out = Compared {
+        path,
+        errors: image.errors.iter().map(|e| escape(&e.what)).collect(),
+        ..Compared::default()
     };
-    let part = |name: &str| escape(seen.subject[name].as_str().unwrap_or_default());
-    let what = match seen.subject["kind"].as_str() {
-        Some("value") => format!("{}: {}, value {}", part("hive"), part("key"), part("value")),
-        Some("key") => format!("{}: {}", part("hive"), part("key")),
-        _ => part("path"),
-    };
-    for value in guids_in(seen.evidence) {
+    let mut seen = BTreeSet::new();
+    let mut add = |identity: &str, value: &str, what: &str, installation: Option<&str>| {
         let id = Id {
-            identity: identity.to_owned(),
-            value,
-            what: what.clone(),
+            identity: escape(identity),
+            value: escape(&normal(value)),
+            what: escape(what),
+            installation: installation.map(escape),
         };
-        if !image.ids.contains(&id) {
-            image.ids.push(id);
+        // A value that says nothing is everybody's.
+        let digits = id.value.trim_start_matches('0').len();
+        if digits > 1 && seen.insert((id.identity.clone(), id.value.clone(), id.what.clone())) {
+            out.ids.push(id);
         }
+    };
+    let installation_of = |machine: &document::Machine| match image.machines.len() {
+        1 => machine.root.clone(),
+        _ => format!("{} ({} {})", machine.root, machine.unit, machine.partition),
+    };
+    for finding in &image.findings {
+        let Some(identity) = known.get(finding.rule.as_str()) else {
+            continue;
+        };
+        let subject = &finding.subject;
+        let what = match (subject.path.as_str(), subject.value.as_str()) {
+            ("", "") => format!("{}: {}", subject.hive, subject.key),
+            ("", value) => format!("{}: {}, value {value}", subject.hive, subject.key),
+            (path, _) => path.to_owned(),
+        };
+        match &finding.ids {
+            Some(ids) => {
+                for id in ids {
+                    add(&id.identity, &id.value, &what, None);
+                }
+            }
+            None => {
+                for value in guids_in(&finding.evidence) {
+                    add(identity, &value, &what, None);
+                }
+            }
+        }
+    }
+    for machine in &image.machines {
+        let Some(identity) = &machine.identity else {
+            continue;
+        };
+        let installation = installation_of(machine);
+        for fact in identity.facts.iter().filter(|fact| fact.identifies) {
+            let source = &fact.source;
+            let mut what = source.file.clone();
+            if let Some(key) = &source.key {
+                what.push_str(&format!(": {key}"));
+            }
+            if let Some(value) = source.value.as_ref().filter(|value| !value.is_empty()) {
+                what.push_str(&format!(", value {value}"));
+            }
+            add(&fact.title, &fact.value, &what, Some(&installation));
+        }
+        out.machines.push(Machine {
+            installation: escape(&installation),
+            name: identity.computer_name.as_deref().map(escape),
+            sid: identity.computer_sid.as_deref().map(escape),
+        });
+    }
+    out
+}
+
+/// One form for one value, whoever wrote it: a GUID as 32 digits, everything in lower case.
+fn normal(value: &str) -> String {
+    match guids_in(value).as_slice() {
+        [guid] if value.len() <= 48 => guid.clone(),
+        _ => value.trim().to_lowercase(),
+    }
+}
+
+/// Whether a value cannot be the same by chance, whatever it is called.
+fn speaks_for_itself(value: &str) -> bool {
+    let is_hex = value.len() >= 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex || value.starts_with("s-1-5-21-")
+}
+
+/// What two ids must have in common to be one.
+fn key_of(id: &Id) -> (&str, &str) {
+    match speaks_for_itself(&id.value) {
+        true => ("", &id.value),
+        false => (&id.identity, &id.value),
     }
 }
 
@@ -283,14 +476,15 @@ fn group(images: &[Compared]) -> Vec<Group> {
     let mut owners: BTreeMap<(&str, &str), BTreeSet<usize>> = BTreeMap::new();
     for (number, image) in images.iter().enumerate() {
         for id in &image.ids {
-            let key = (id.identity.as_str(), id.value.as_str());
-            owners.entry(key).or_default().insert(number);
+            owners.entry(key_of(id)).or_default().insert(number);
         }
     }
     owners.retain(|_, of| of.len() > 1);
     let mut head: Vec<usize> = (0..images.len()).collect();
-    let find = |head: &[usize], mut at: usize| {
+    // With the path halved on the way, long chains stay short.
+    let find = |head: &mut [usize], mut at: usize| {
         while head[at] != at {
+            head[at] = head[head[at]];
             at = head[at];
         }
         at
@@ -300,37 +494,159 @@ fn group(images: &[Compared]) -> Vec<Group> {
         let Some(first) = of.next() else { continue };
         for number in of {
             // Both anew: the head of the first may just have changed.
-            let (one, other) = (find(&head, *first), find(&head, *number));
+            let (one, other) = (find(&mut head, *first), find(&mut head, *number));
             head[one.max(other)] = one.min(other);
         }
     }
-    let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
-    for ((identity, value), of) in &owners {
-        let root = of.iter().next().map_or(0, |number| find(&head, *number));
-        let group = groups.entry(root).or_insert_with(|| Group {
-            images: Vec::new(),
-            shared: Vec::new(),
-        });
-        let places = of.iter().flat_map(|number| {
-            let image = &images[*number];
-            let same = move |id: &&Id| id.identity == *identity && id.value == *value;
-            image.ids.iter().filter(same).map(|id| Place {
-                image: image.path.clone(),
-                what: id.what.clone(),
-            })
-        });
-        group.shared.push(Shared {
-            identity: (*identity).to_owned(),
-            value: (*value).to_owned(),
-            places: places.collect(),
-        });
+    let mut members: BTreeMap<usize, (Vec<usize>, Vec<Shared>)> = BTreeMap::new();
+    for (key, of) in &owners {
+        let root = of
+            .iter()
+            .next()
+            .map_or(0, |number| find(&mut head, *number));
+        members
+            .entry(root)
+            .or_default()
+            .1
+            .push(shared(images, *key, of));
     }
-    for (number, image) in images.iter().enumerate() {
-        if let Some(group) = groups.get_mut(&find(&head, number)) {
-            group.images.push(image.path.clone());
+    for number in 0..images.len() {
+        if let Some((group, _)) = members.get_mut(&find(&mut head, number)) {
+            group.push(number);
         }
     }
-    groups.into_values().collect()
+    members
+        .into_values()
+        .map(|(numbers, shared)| {
+            let members: Vec<&Compared> = numbers.iter().map(|n| &images[*n]).collect();
+            let (verdict, why) = judge(&members, &shared);
+            let names = members.iter().flat_map(|image| {
+                image.machines.iter().filter_map(|machine| {
+                    Some(Named {
+                        image: image.path.clone(),
+                        installation: machine.installation.clone(),
+                        name: machine.name.clone()?,
+                    })
+                })
+            });
+            Group {
+                names: names.collect(),
+                images: members.iter().map(|image| image.path.clone()).collect(),
+                verdict,
+                why,
+                shared,
+            }
+        })
+        .collect()
+}
+
+fn shared(images: &[Compared], key: (&str, &str), of: &BTreeSet<usize>) -> Shared {
+    let mut labels: Vec<&str> = Vec::new();
+    let mut places = Vec::new();
+    for number in of {
+        let image = &images[*number];
+        for id in image.ids.iter().filter(|id| key_of(id) == key) {
+            if !labels.contains(&id.identity.as_str()) {
+                labels.push(&id.identity);
+            }
+            places.push(Place {
+                image: image.path.clone(),
+                what: id.what.clone(),
+            });
+        }
+    }
+    Shared {
+        identity: labels
+            .first()
+            .map_or_else(String::new, |label| (*label).to_owned()),
+        value: key.1.to_owned(),
+        places,
+    }
+}
+
+/// The installations that take part: those that have a shared id; of an image whose ids lie in files
+/// of no installation, all.
+fn judge(members: &[&Compared], shared: &[Shared]) -> (Verdict, String) {
+    let values: BTreeSet<&str> = shared.iter().map(|shared| shared.value.as_str()).collect();
+    let parts: Vec<Vec<&Machine>> = members
+        .iter()
+        .map(|image| {
+            let takes_part = |machine: &&Machine| {
+                image.ids.iter().any(|id| {
+                    id.installation.as_ref() == Some(&machine.installation)
+                        && values.contains(id.value.as_str())
+                })
+            };
+            let taking: Vec<&Machine> = image.machines.iter().filter(takes_part).collect();
+            match taking.is_empty() {
+                true => image.machines.iter().collect(),
+                false => taking,
+            }
+        })
+        .collect();
+    let known = |get: fn(&Machine) -> Option<&String>| -> Option<BTreeSet<String>> {
+        let mut all = BTreeSet::new();
+        for part in &parts {
+            let of_image: Vec<&String> = part.iter().filter_map(|machine| get(machine)).collect();
+            if of_image.is_empty() {
+                return None;
+            }
+            all.extend(of_image.into_iter().map(|text| text.to_lowercase()));
+        }
+        Some(all)
+    };
+    let sids = known(|machine| machine.sid.as_ref());
+    let names = known(|machine| machine.name.as_ref());
+    let count = |set: &Option<BTreeSet<String>>| set.as_ref().map(BTreeSet::len);
+    match (count(&sids), count(&names)) {
+        (Some(2..), _) => (
+            Verdict::Clones,
+            "clones: their computer SIDs differ, so they were set up or generalized apart, and still \
+             carry the same identity"
+                .to_owned(),
+        ),
+        (_, Some(2..)) => (
+            Verdict::RenamedOrClones,
+            "renamed, or clones: their names differ and nothing else speaks against one computer; a \
+             computer that was renamed between two captures looks so, and so does a clone that got \
+             its own name without Sysprep; a name is no evidence, ask which hardware they came from"
+                .to_owned(),
+        ),
+        (Some(1), Some(1)) => (
+            Verdict::SameMachine,
+            "captures of one computer, or copies of one image: computer SID and name are the same"
+                .to_owned(),
+        ),
+        _ => (
+            Verdict::SharedIdentity,
+            "they share an id; computer SIDs and names that would tell more were not found in all of \
+             them"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Ids that several systems of one image have.
+fn multi_boot(image: &Compared) -> Vec<MultiBoot> {
+    let mut owners: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    let mut labels: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    for id in &image.ids {
+        if let Some(installation) = &id.installation {
+            owners.entry(key_of(id)).or_default().insert(installation);
+            labels.entry(key_of(id)).or_insert(&id.identity);
+        }
+    }
+    owners
+        .into_iter()
+        .filter(|(_, of)| of.len() > 1)
+        .map(|(key, of)| MultiBoot {
+            image: image.path.clone(),
+            installations: of.into_iter().map(str::to_owned).collect(),
+            identity: labels.get(&key).copied().unwrap_or_default().to_owned(),
+            value: key.1.to_owned(),
+            why: MULTI_BOOT,
+        })
+        .collect()
 }
 
 /// For a person.
@@ -338,6 +654,7 @@ pub(super) fn text(all: &Comparison) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     let mut line = |text: String| writeln!(out, "{text}").unwrap_or(());
+    let mut grouped = BTreeSet::new();
     for (number, group) in all.groups.iter().enumerate() {
         line(format!(
             "Group {}: {} images of one machine",
@@ -345,24 +662,43 @@ pub(super) fn text(all: &Comparison) -> String {
             group.images.len()
         ));
         for image in &group.images {
-            line(format!("  {image}"));
+            grouped.insert(image.as_str());
+            let names = group.names.iter().filter(|named| named.image == *image);
+            let names: Vec<&str> = names.map(|named| named.name.as_str()).collect();
+            line(match names.is_empty() {
+                true => format!("  {image}"),
+                false => format!("  {image} (computer {})", names.join(", ")),
+            });
         }
+        line(format!("  {}", group.why));
         for shared in &group.shared {
             line(format!("  the same {}: {}", shared.identity, shared.value));
-            for place in &shared.places {
+            for place in shared.places.iter().take(MAX_PLACES) {
                 line(format!("    {} in {}", place.what, place.image));
+            }
+            if shared.places.len() > MAX_PLACES {
+                line(format!("    and {} more", shared.places.len() - MAX_PLACES));
             }
         }
         line(String::new());
     }
-    let alone = all.images.iter().filter(|image| {
-        let grouped = all
-            .groups
-            .iter()
-            .any(|group| group.images.contains(&image.path));
-        !grouped && image.errors.is_empty()
-    });
-    for image in alone {
+    for several in &all.multi_boot {
+        line(format!(
+            "{}: {} have the same {}: {}\n  no clones: {}",
+            several.image,
+            several.installations.join(" and "),
+            several.identity,
+            several.value,
+            several.why
+        ));
+    }
+    let is_alone = |image: &&Compared| !grouped.contains(image.path.as_str());
+    for image in all
+        .images
+        .iter()
+        .filter(is_alone)
+        .filter(|i| i.errors.is_empty())
+    {
         let what = match image.ids.len() {
             0 => "no id was found in it",
             _ => "its ids are its own",
@@ -398,6 +734,7 @@ mod tests {
                     identity: (*identity).to_owned(),
                     value: (*value).to_owned(),
                     what: "x".to_owned(),
+                    installation: None,
                 })
                 .collect(),
             ..Compared::default()
@@ -461,5 +798,55 @@ mod tests {
         }
         assert_eq!(members(&all).len(), 1);
         assert_eq!(members(&all)[0].len(), 199);
+    }
+
+    fn machine(image: Compared, name: Option<&str>, sid: Option<&str>) -> Compared {
+        let machine = Machine {
+            installation: "w".to_owned(),
+            name: name.map(str::to_owned),
+            sid: sid.map(str::to_owned),
+        };
+        Compared {
+            machines: vec![machine],
+            ..image
+        }
+    }
+
+    #[test]
+    fn a_verdict_says_what_the_images_can_tell() {
+        let guid = "0123456789abcdef0123456789abcdef";
+        let pair = |one: (Option<&str>, Option<&str>), other: (Option<&str>, Option<&str>)| {
+            let all = [
+                machine(image("a", &[("g", guid)]), one.0, one.1),
+                machine(image("b", &[("g", guid)]), other.0, other.1),
+            ];
+            group(&all)[0].verdict
+        };
+        let (s, t) = (Some("s-1-5-21-1-2-3"), Some("s-1-5-21-4-5-6"));
+        let (pc, pd) = (Some("PC"), Some("PD"));
+        assert_eq!(pair((pc, s), (pd, t)), Verdict::Clones);
+        assert_eq!(pair((pc, s), (pc, t)), Verdict::Clones);
+        assert_eq!(pair((pc, s), (pd, s)), Verdict::RenamedOrClones);
+        assert_eq!(pair((pc, s), (Some("pc"), s)), Verdict::SameMachine);
+        assert_eq!(pair((pc, s), (None, s)), Verdict::SharedIdentity);
+        assert_eq!(pair((pc, None), (pd, None)), Verdict::RenamedOrClones);
+        assert_eq!(pair((None, None), (None, None)), Verdict::SharedIdentity);
+    }
+
+    #[test]
+    fn one_value_under_two_names_is_one_id_and_a_short_one_is_not() {
+        let guid = "0123456789abcdef0123456789abcdef";
+        let all = [image("a", &[("g", guid)]), image("b", &[("h", guid)])];
+        assert_eq!(members(&all).len(), 1);
+        let all = [image("a", &[("g", "12345")]), image("b", &[("h", "12345")])];
+        assert!(members(&all).is_empty());
+        for form in [
+            "{01234567-89AB-CDEF-0123-456789ABCDEF}",
+            "GUID:01234567-89ab-cdef-0123-456789abcdef",
+            "01234567-89AB-CDEF-0123-456789ABCDEF",
+            "0123456789ABCDEF0123456789ABCDEF",
+        ] {
+            assert_eq!(normal(form), guid);
+        }
     }
 }

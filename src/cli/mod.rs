@@ -400,7 +400,11 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
         }
         Verb::Compare(args) => {
             let rules = match &args.common.rules {
-                None => rules::embedded()?,
+                // What identifies nothing cannot be shared.
+                None => rules::embedded()?
+                    .into_iter()
+                    .filter(|rule| rule.identity.is_some())
+                    .collect(),
                 Some(_) => args.common.rules()?,
             };
             let inputs = args.list.inputs(&args.inputs)?;

@@ -138,7 +138,10 @@ fn check(file: &Path, json: bool) -> anyhow::Result<(String, u8)> {
                 false => format!(": {}", checked.deleting.join(", ")),
             }
         )?,
-        n => writeln!(out, "{n} problems; {} rules are right", checked.rules)?,
+        n => {
+            let s = if n == 1 { "" } else { "s" };
+            writeln!(out, "{n} problem{s}; {} rules are right", checked.rules)?;
+        }
     }
     Ok((out, code))
 }

@@ -515,8 +515,7 @@ impl HiveLook<'_, '_> {
     }
 
     /// A certificate as it is stored in this key; none if there is none.
-    #[allow(clippy::type_complexity)]
-    fn stored(&self, key: KeyRef) -> Result<Option<Result<(Stored, Vec<u8>)>>> {
+    fn stored(&self, key: KeyRef) -> Result<Option<Result<Stored>>> {
         let values = self.hive.values(key)?;
         let Some(blob) = values
             .iter()
@@ -531,37 +530,28 @@ impl HiveLook<'_, '_> {
             )))));
         }
         let data = self.hive.value_data(blob);
-        Ok(Some(data.and_then(|data| Ok((parse_stored(&data)?, data)))))
+        Ok(Some(data.and_then(|data| parse_stored(&data))))
     }
 
     /// Where the private key of a certificate is.
     fn key_place(&mut self, rule: &Rule, parent: &str, key: KeyRef, name: &Name) -> Result<()> {
         let certificate = String::from_utf16_lossy(name.units());
         let evidence = match self.stored(key)? {
-            None | Some(Ok((Stored { key: None, .. }, _))) => return Ok(()),
-            Some(Ok((
-                Stored {
-                    key: Some(KeyPlace::Machine(container)),
-                    ..
-                },
-                _,
-            ))) => {
-                self.gathered.containers.push(Container {
-                    rule: rule.id.clone(),
-                    name: container,
-                    certificate,
-                });
-                return Ok(());
-            }
-            Some(Ok((
-                Stored {
-                    key: Some(KeyPlace::Elsewhere(where_to)),
-                    ..
-                },
-                _,
-            ))) => {
-                format!("{}: not looked for, not removed", escape(&where_to))
-            }
+            None => return Ok(()),
+            Some(Ok(stored)) => match stored.key {
+                None => return Ok(()),
+                Some(KeyPlace::Machine(container)) => {
+                    self.gathered.containers.push(Container {
+                        rule: rule.id.clone(),
+                        name: container,
+                        certificate,
+                    });
+                    return Ok(());
+                }
+                Some(KeyPlace::Elsewhere(where_to)) => {
+                    format!("{}: not looked for, not removed", escape(&where_to))
+                }
+            },
             Some(Err(error)) => format!("where its private key is cannot be told: {error}"),
         };
         let place = self.places(self.hive.offset(key));
@@ -633,10 +623,10 @@ impl HiveLook<'_, '_> {
             match self.stored(key)? {
                 None => evidence = format!("no certificate in it; {evidence}"),
                 Some(Err(error)) => evidence = format!("{error}; {evidence}"),
-                Some(Ok((stored, blob))) => {
+                Some(Ok(stored)) => {
                     evidence = certificate_evidence(&text, &stored);
                     if deletes {
-                        tokens::of_certificate(&text, &stored, &blob, &mut self.gathered.tokens);
+                        tokens::of_certificate(&text, &stored, &mut self.gathered.tokens);
                     }
                 }
             }

@@ -179,8 +179,8 @@ fn of_guid(digits: &str, out: &mut Vec<Token>) {
     }
 }
 
-/// A removed certificate: its thumbprint, as text and as bytes, and pieces of it.
-pub fn of_certificate(name: &str, stored: &Stored, blob: &[u8], out: &mut Vec<Token>) {
+/// A removed certificate: its thumbprint, as text and as bytes, and its end.
+pub fn of_certificate(name: &str, stored: &Stored, out: &mut Vec<Token>) {
     for thumbprint in [Some(name), stored.thumbprint.as_deref()]
         .into_iter()
         .flatten()
@@ -201,11 +201,8 @@ pub fn of_certificate(name: &str, stored: &Stored, blob: &[u8], out: &mut Vec<To
             });
         }
     }
-    of_bytes(
-        &format!("certificate {}", crate::text::escape(name)),
-        blob,
-        out,
-    );
+    let label = format!("certificate {}", crate::text::escape(name));
+    of_bytes(&label, &stored.end, out);
 }
 
 /// Pieces of a removed file's content: lines that carry a value for text, spread windows for

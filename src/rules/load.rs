@@ -104,17 +104,27 @@ pub fn check_text(toml: &str) -> (Vec<Rule>, Vec<Problem>) {
         return (Vec::new(), reader.problems);
     }
     let (table, errors) = DeTable::parse_recoverable(toml);
-    for error in errors {
+    let spans = errors.iter().filter_map(|error| Some(error.span()?.start));
+    let first = spans.min();
+    for error in &errors {
         reader.wrong(error.span().unwrap_or(0..0), escape(error.message()));
     }
-    // What was recovered behind an error of the syntax is guesswork.
-    if !reader.problems.is_empty() {
-        return (Vec::new(), reader.problems);
-    }
+    let syntax = std::mem::take(&mut reader.problems);
     let rules = reader.file(table.get_ref());
-    reader
-        .problems
-        .sort_by_key(|problem| (problem.line, problem.column));
+    if let Some(first) = first {
+        // From the broken rule on, what was recovered is guesswork; before it nothing is.
+        let before = toml.get(..first).unwrap_or_default();
+        let broken = before.rfind("[[rule]]").unwrap_or(0);
+        let line = 1 + before[..broken]
+            .bytes()
+            .filter(|byte| *byte == b'\n')
+            .count();
+        reader.problems.retain(|problem| problem.line < line);
+    }
+    let rules = if syntax.is_empty() { rules } else { Vec::new() };
+    reader.problems.extend(syntax);
+    let place = |problem: &Problem| (problem.line, problem.column);
+    reader.problems.sort_by_key(place);
     (rules, reader.problems)
 }
 

@@ -169,6 +169,14 @@ target = { kind = "registry", hive = "software" }
         ],
         "{problems:#?}"
     );
+    // A broken rule hides nothing that stands before it.
+    let cut = text.replace(
+        "id = \"x.one\"\nprofile = \"x\"\ntitle = \"Two\"",
+        "id = \"x.one\ntitle = 1",
+    );
+    let (_, problems) = check_text(&cut);
+    let lines: Vec<usize> = problems.iter().map(|p| p.line).collect();
+    assert_eq!(lines, [4, 6, 10, 11, 11, 14], "{problems:#?}");
     // Columns are characters.
     let (_, problems) = check_text(&GOOD.replace("\"One\"", "\"\u{e4}\u{1f511}\", x = 1"));
     assert_eq!((problems.len(), problems[0].line), (1, 5), "{problems:?}");

@@ -20,6 +20,8 @@ pub const MACHINE_KEYS: [&str; 4] = ["Microsoft", "Crypto", "RSA", "MachineKeys"
 pub const BLOB_LIMIT: u32 = 1 << 20;
 /// Most properties of one certificate; there are about a hundred kinds.
 const MAX_PROPERTIES: usize = 1024;
+/// A part of the shortest signatures in use (RSA with 1,024 bits: 128 bytes; ECDSA: some 70).
+const END_LEN: usize = 64;
 /// Windows: a container's name has at most MAX_PATH characters.
 const MAX_CONTAINER_UNITS: usize = 260;
 
@@ -61,6 +63,8 @@ mod key_file {
 pub struct Stored {
     /// SHA-1 of the certificate, 40 hex digits in lower case.
     pub thumbprint: Option<String>,
+    /// How the certificate ends: the last bytes of its signature, which no other has.
+    pub end: Vec<u8>,
     /// Where its private key is.
     pub key: Option<KeyPlace>,
 }
@@ -87,7 +91,11 @@ pub fn parse_stored(blob: &[u8]) -> Result<Stored> {
         let value = rest.get(property::VALUE, len)?;
         match id {
             property::KEY_PROV_INFO => out.key = Some(parse_key_place(value)?),
-            property::CERTIFICATE => out.thumbprint = Some(hex::encode(Sha1::digest(value))),
+            property::CERTIFICATE => {
+                out.thumbprint = Some(hex::encode(Sha1::digest(value)));
+                let start = value.len().saturating_sub(END_LEN);
+                out.end = value.get(start..).unwrap_or_default().to_vec();
+            }
             _ => {}
         }
         let used = property::VALUE.saturating_add(len);
