@@ -140,6 +140,9 @@ impl Redactor {
     /// Takes out what a report says in full, and learns what may stand elsewhere in it.
     fn report(&mut self, report: &mut ImageReport) {
         for finding in &mut report.findings {
+            for id in &finding.ids {
+                self.learn(&id.value);
+            }
             finding.evidence = match &mut finding.subject {
                 // The value's data is the identity, whatever it looks like.
                 Subject::Value { .. } => {

@@ -279,13 +279,13 @@ fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> f
         .map(|p| format!("{} {}", p.space, p.value))
         .collect();
     writeln!(out, "              {}", places.join(", "))?;
-    match finding.action {
-        Action::Report => writeln!(
+    if finding.action == Action::Report {
+        writeln!(
             out,
             "              reported only; remove it by hand if it is a client's"
-        ),
-        Action::Delete => Ok(()),
+        )?;
     }
+    Ok(())
 }
 
 fn write_done(out: &mut String, done: &Done) -> fmt::Result {

@@ -402,13 +402,6 @@ fn obstacles(file: &File, xml: &Result<Xml>) -> Vec<Obstacle> {
             "join the parts first: wimjoin all.wim part*.swm",
         );
     }
-    if !file.solids.is_empty() {
-        add(
-            "wim-solid",
-            "WIM: resources of their own expected, found solid ones (ESD)",
-            "export it without them: wimexport IMAGE all new.wim --compress=LZX, then clean that",
-        );
-    }
     out
 }
 

@@ -1,6 +1,10 @@
 //! Reads header, blob table and resources.
 
-use std::{collections::HashMap, ops::Range, sync::Mutex};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex},
+};
 
 use sha1::{Digest, Sha1};
 
@@ -20,6 +24,10 @@ pub(super) type Hash = [u8; HASH_LEN];
 /// Longest blob table and XML that is read, and longest metadata of an image.
 const TABLE_LIMIT: u64 = 512 << 20;
 const XML_LIMIT: u64 = 16 << 20;
+/// Longest chunk that is decoded: the longest that Windows takes (`wimlib.h`).
+const CHUNK_LIMIT: u64 = 64 << 20;
+/// From this length on chunks are decoded one at a time.
+const LARGE_CHUNK: u64 = 4 << 20;
 /// Metadata may be so many times longer than the file: more is a bomb.
 const METADATA_RATIO: u64 = 512;
 pub(super) const METADATA_LIMIT: u64 = 2 << 30;
@@ -239,11 +247,13 @@ impl Blob {
 /// A solid resource: many blobs compressed as one.
 #[derive(Clone, Debug)]
 pub(super) struct Solid {
+    /// Its index in the blob table.
+    pub blob: usize,
     /// Where its contents begin in those of its run.
     pub start: u64,
     /// Number of the run of neighbouring entries it belongs to.
     pub run: usize,
-    pub chunks: Chunks,
+    pub chunks: Arc<Chunks>,
 }
 
 /// Contents in chunks.
@@ -295,6 +305,8 @@ pub(super) struct File {
     runs: Vec<Option<usize>>,
     /// The last chunks that were decoded: place in the file, contents.
     kept: Mutex<Kept>,
+    /// Large chunks are decoded one at a time: each takes much memory, and the next one may be the same.
+    large: Mutex<()>,
 }
 
 /// Decoders that nobody uses now, and the chunk that was decoded last.
@@ -344,6 +356,7 @@ impl File {
                 decoders: Vec::new(),
                 chunk: None,
             }),
+            large: Mutex::new(()),
             header,
         };
         file.read_table()?;
@@ -390,7 +403,12 @@ impl File {
                     .at("image offset", at())?;
                 let chunks = self.solid_chunks(&blob.resource).at("image offset", at())?;
                 let len = chunks.len;
-                self.solids.push(Solid { start, run, chunks });
+                self.solids.push(Solid {
+                    blob: index,
+                    start,
+                    run,
+                    chunks: Arc::new(chunks),
+                });
                 start = start.saturating_add(len);
             } else if !solid && here {
                 blob.resource
@@ -417,7 +435,59 @@ impl File {
             }
             self.blobs.push(blob);
         }
-        self.check_overlaps()
+        self.check_overlaps()?;
+        self.check_solid_overlaps()
+    }
+
+    /// As [`Self::check_overlaps`], inside solid resources.
+    fn check_solid_overlaps(&self) -> Result<()> {
+        let inside = self.runs.iter().zip(&self.blobs).filter_map(|(run, blob)| {
+            let taken = !blob.is_solid_resource() && blob.resource.size > 0;
+            let start = blob.resource.offset;
+            let end = start.saturating_add(blob.resource.size);
+            Some(((*run)?, start..end)).filter(|_| taken)
+        });
+        let mut taken: Vec<(usize, Range<u64>)> = inside.collect();
+        taken.sort_unstable_by_key(|(run, range)| (*run, range.start, range.end));
+        for ((run, one), (other, next)) in taken.iter().zip(taken.iter().skip(1)) {
+            if run == other && next.start < one.end {
+                return Err(Error::malformed(format!(
+                    "WIM solid resource: contents in a place of their own expected, found some at \
+                     {:#x} in those at {:#x}",
+                    next.start, one.start
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// For contents in a solid resource: which one, and where in it they begin.
+    pub(super) fn solid_of(&self, index: usize) -> Result<Option<(usize, u64)>> {
+        let Some(run) = self.runs.get(index).copied().flatten() else {
+            return Ok(None);
+        };
+        let blob = self
+            .blobs
+            .get(index)
+            .ok_or_else(|| Error::internal("WIM blob: its number"))?;
+        let start = blob.resource.offset;
+        // Those of a run lie one behind the other.
+        let behind = self
+            .solids
+            .partition_point(|solid| (solid.run, solid.start) <= (run, start));
+        let found = behind
+            .checked_sub(1)
+            .and_then(|at| Some((at, self.solids.get(at)?)))
+            .filter(|(_, solid)| {
+                let end = solid.start.saturating_add(solid.chunks.len.max(1));
+                solid.run == run && start < end
+            });
+        match found {
+            Some((at, solid)) => Ok(Some((at, start.saturating_sub(solid.start)))),
+            None => Err(Error::malformed(format!(
+                "WIM blob: contents in a solid resource expected, found them at {start:#x} of none"
+            ))),
+        }
     }
 
     /// No two resources may share a byte: writing one would change the other.
@@ -650,6 +720,13 @@ impl File {
         let contents = chunks.contents(index);
         let len = narrow(contents.end.saturating_sub(contents.start), "WIM chunk")?;
         let size = narrow(place.end.saturating_sub(place.start), "WIM chunk")?;
+        if contents.end.saturating_sub(contents.start) > CHUNK_LIMIT {
+            return Err(Error::limit(format!(
+                "WIM chunk: at most {CHUNK_LIMIT} bytes expected, found {len}"
+            ))
+            .at("image offset", format_args!("{:#x}", place.start))
+            .advise("export it with smaller chunks: wimexport IMAGE all new.esd --solid"));
+        }
         let mut packed = vec![0; size];
         self.host
             .read_at(place.start, &mut packed)
@@ -724,17 +801,39 @@ impl File {
     ) -> Result<T> {
         let place = chunks.place(index)?.start;
         let mut look = Some(look);
-        let seen = self.with_kept(|kept| {
-            let (_, bytes) = kept.chunk.as_ref().filter(|(at, _)| *at == place)?;
-            look.take().map(|look| look(bytes))
-        })?;
-        let (Some(look), None) = (look, &seen) else {
-            return seen.ok_or_else(|| Error::internal("WIM chunk: looked at twice"));
+        let mut kept_one = || {
+            self.with_kept(|kept| {
+                let (_, bytes) = kept.chunk.as_ref().filter(|(at, _)| *at == place)?;
+                look.take().map(|look| look(bytes))
+            })
         };
+        if let Some(seen) = kept_one()? {
+            return Ok(seen);
+        }
+        let large = u64::from(chunks.chunk_size) >= LARGE_CHUNK;
+        let turn = match large {
+            true => Some(self.large.lock()),
+            false => None,
+        };
+        let _turn = turn
+            .transpose()
+            .map_err(|_| Error::internal("WIM: lock poisoned"))?;
+        if large {
+            if let Some(seen) = kept_one()? {
+                return Ok(seen);
+            }
+            self.forget()?;
+        }
+        let look = look.ok_or_else(|| Error::internal("WIM chunk: looked at twice"))?;
         let bytes = self.chunk(chunks, index)?;
         let out = look(&bytes);
         self.with_kept(|kept| kept.chunk = Some((place, bytes)))?;
         Ok(out)
+    }
+
+    /// Lets the memory go that the last chunk takes.
+    pub(super) fn forget(&self) -> Result<()> {
+        self.with_kept(|kept| kept.chunk = None)
     }
 
     fn with_kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> Result<T> {
@@ -746,7 +845,7 @@ impl File {
     }
 
     /// The chunks that hold a blob, and where in them it begins.
-    pub(super) fn place_of(&self, index: usize) -> Result<(Chunks, u64)> {
+    pub(super) fn place_of(&self, index: usize) -> Result<(Arc<Chunks>, u64)> {
         let blob = self
             .blobs
             .get(index)
@@ -758,22 +857,15 @@ impl File {
             ))
             .advise("join the parts first: wimjoin all.wim part*.swm"));
         }
-        let Some(run) = self.runs.get(index).copied().flatten() else {
-            return Ok((self.chunks(&blob.resource, "WIM resource")?, 0));
-        };
-        let start = blob.resource.offset;
-        let solid = self.solids.iter().find(|solid| {
-            let end = solid.start.saturating_add(solid.chunks.len);
-            solid.run == run
-                && solid.start <= start
-                && start < end.max(solid.start.saturating_add(1))
-        });
-        let solid = solid.ok_or_else(|| {
-            Error::malformed(format!(
-                "WIM blob: contents in a solid resource expected, found them at {start:#x} of none"
-            ))
-        })?;
-        Ok((solid.chunks.clone(), start.saturating_sub(solid.start)))
+        match self.solid_of(index)? {
+            None => Ok((Arc::new(self.chunks(&blob.resource, "WIM resource")?), 0)),
+            Some((at, inside)) => {
+                let solid = self.solids.get(at);
+                let solid =
+                    solid.ok_or_else(|| Error::internal("WIM solid resource: its number"))?;
+                Ok((Arc::clone(&solid.chunks), inside))
+            }
+        }
     }
 
     /// Fills `buf` from `offset` of a blob's contents.
@@ -787,6 +879,23 @@ impl File {
             )));
         }
         self.read_chunks(&chunks, start.saturating_add(offset), buf)
+    }
+
+    /// How many bytes of a range of contents are not zero.
+    pub(super) fn count_dirty(&self, chunks: &Chunks, range: Range<u64>) -> Result<u64> {
+        let mut dirty = 0_u64;
+        let mut at = range.start;
+        let mut buffer = vec![0; 1 << 16];
+        while at < range.end {
+            let take = range.end.saturating_sub(at).min(wide(buffer.len()));
+            let piece = buffer.get_mut(..narrow(take, "WIM contents")?);
+            let piece = piece.unwrap_or_default();
+            self.read_chunks(chunks, at, piece)?;
+            let found = piece.iter().filter(|byte| **byte != 0).count();
+            dirty = dirty.saturating_add(wide(found));
+            at = at.saturating_add(take);
+        }
+        Ok(dirty)
     }
 
     fn whole(&self, one: &Resource, what: &str) -> Result<Vec<u8>> {

@@ -210,6 +210,9 @@ impl ImageTree {
             if blob.is_metadata() {
                 return named("WIM metadata", range.start);
             }
+            if blob.is_solid_resource() {
+                return named("WIM solid resource", range.start);
+            }
             return match self.paths_of(index).into_iter().next() {
                 Some((id, path)) => Owner::File {
                     id,
@@ -438,11 +441,19 @@ impl FileTree for ImageTree {
             return Ok(total);
         }
         let file = &self.wim.file;
+        let mut order = Vec::new();
         for (index, blob) in file.blobs.iter().enumerate() {
             let packed = blob.resource.is(res::COMPRESSED | res::SOLID);
-            if blob.is_metadata() || blob.is_solid_resource() || !packed {
-                continue;
+            if packed && !blob.is_metadata() && !blob.is_solid_resource() {
+                order.push((file.solid_of(index)?, index));
             }
+        }
+        // One chunk after the other: each is decoded once.
+        order.sort_unstable();
+        for (_, index) in order {
+            let Some(blob) = file.blobs.get(index) else {
+                continue;
+            };
             let owner = self.wim.owner_of(index);
             let mut piece = Vec::new();
             let mut at = 0;
@@ -466,8 +477,8 @@ impl FileTree for ImageTree {
         Ok(total)
     }
 
-    fn check_touched(&self, _touched: &[Range<u64>]) -> Result<Vec<String>> {
-        super::edit::problems(&self.wim, self.index)
+    fn check_touched(&self, touched: &[Range<u64>]) -> Result<Vec<String>> {
+        super::edit::problems(&self.wim, self.index, touched)
     }
 
     fn record_offset(&self, record: u64, _inside: u64) -> Result<VolumeOffset> {

@@ -8,7 +8,7 @@
 
 use super::Fault;
 use super::huffman::{Planner, Table, codewords};
-use super::matches::{self, Finder, Parse, Recent, Rules, Step, Watch};
+use super::matches::{self, Finder, Patcher, Recent, Rules, Step, Watch};
 
 const LITERALS: usize = 256;
 const POWERS: usize = 8;
@@ -769,7 +769,10 @@ impl Recent for Queue<u32> {
 }
 
 pub(super) struct Encoder {
-    finder: Finder,
+    chunk_size: u32,
+    /// For whole chunks; large, so only made when it is needed.
+    finder: Option<Finder>,
+    local: Option<Finder>,
     codes: Codes,
     x86: X86,
 }
@@ -787,7 +790,9 @@ const RULES: Rules = Rules {
 impl Encoder {
     pub(super) fn new(chunk_size: u32) -> Self {
         Encoder {
-            finder: Finder::new(chunk_size),
+            chunk_size,
+            finder: None,
+            local: None,
             codes: Codes {
                 planner: Planner::default(),
                 literal: WriteCode::new(1024),
@@ -805,35 +810,52 @@ impl Encoder {
         let mut data = input.to_vec();
         self.x86.apply(&mut data);
         let mut writer = Writer::new(&mut self.codes, data.len());
-        self.finder.parse(
+        let finder = self
+            .finder
+            .get_or_insert_with(|| Finder::new(self.chunk_size));
+        finder.parse(
             &data,
             &RULES,
             &mut Queue::new([1, 2, 3, 4]),
             |start, step| writer.put(&data, start, &step),
         );
-        writer.finish()
+        writer.finish(0)
     }
 
-    /// Encodes `input` with the matches of `old` where they still hold.
-    pub(super) fn encode_like(&mut self, old: &[u8], input: &[u8]) -> Option<Vec<u8>> {
-        let mut was = vec![0; input.len()];
-        let mut parse = Parse::default();
-        Decoder::new().watched(old, &mut was, &mut parse).ok()?;
-        let mut data = input.to_vec();
+    /// Encodes `data` with the matches of `old` where they still hold. What is shorter than `least` gets zeros
+    /// between its two streams.
+    pub(super) fn encode_like(
+        &mut self,
+        old: &[u8],
+        mut data: Vec<u8>,
+        least: usize,
+    ) -> Option<Vec<u8>> {
+        let mut was = vec![0; data.len()];
+        let mut decoder = Decoder::new();
+        decoder.watched(old, &mut was, &mut ()).ok()?;
         self.x86.apply(&mut data);
+        let changed = matches::differences(&was, &data);
+        let finder = match self.chunk_size > LOCAL_FROM {
+            true => self.local.get_or_insert_with(Finder::local),
+            false => self
+                .finder
+                .get_or_insert_with(|| Finder::new(self.chunk_size)),
+        };
+        let mut recent = Queue::new([1, 2, 3, 4]);
         let mut writer = Writer::new(&mut self.codes, data.len());
-        self.finder.patch(
-            &data,
-            &was,
-            &parse,
-            &RULES,
-            SHORTEST,
-            &mut Queue::new([1, 2, 3, 4]),
-            |start, step| writer.put(&data, start, &step),
-        );
-        Some(writer.finish())
+        let sink = |start, step| writer.put(&data, start, &step);
+        let mut patcher =
+            Patcher::new(finder, &data, &changed, &RULES, SHORTEST, &mut recent, sink);
+        // the matches of a large chunk are too many to be kept: a second decoding tells them one by one
+        decoder.watched(old, &mut was, &mut patcher).ok()?;
+        patcher.finish();
+        drop(was);
+        Some(writer.finish(least))
     }
 }
+
+/// Chunks above this are searched only around what changed.
+const LOCAL_FROM: u32 = 1 << 20;
 
 struct Codes {
     planner: Planner,
@@ -921,18 +943,18 @@ impl<'a> Writer<'a> {
             .put_value(&LENGTH_SLOTS, step.len, back, planner);
     }
 
-    fn finish(self) -> Vec<u8> {
+    /// At least `least` bytes.
+    fn finish(self, least: usize) -> Vec<u8> {
         let front = self.range.finish();
         let behind = self.back.finish();
-        // 7-Zip takes nothing shorter; what is between the two streams is not read.
-        let words = front.len() + behind.len();
-        let between = std::iter::repeat_n(&0, LEAST_WORDS.saturating_sub(words));
-        front
-            .iter()
-            .chain(between)
-            .chain(behind.iter().rev())
-            .flat_map(|word| word.to_le_bytes())
-            .collect()
+        // 7-Zip takes nothing shorter than that; what is between the two streams is not read.
+        let words = (front.len() + behind.len()).max(LEAST_WORDS);
+        let len = (words * 2).max(least & !1);
+        let mut out = Vec::with_capacity(len);
+        out.extend(front.iter().flat_map(|word| word.to_le_bytes()));
+        out.resize(len - behind.len() * 2, 0);
+        out.extend(behind.iter().rev().flat_map(|word| word.to_le_bytes()));
+        out
     }
 }
 

@@ -6,6 +6,7 @@
 )] // hot loop; copy checks its bounds first, search positions are below the data length
 
 use super::Fault;
+use std::ops::Range;
 
 /// Repeats `len` bytes from `offset` back at `at`.
 #[inline(always)]
@@ -217,12 +218,16 @@ pub(super) struct Finder {
     hash_bits: u32,
     /// Next position to enter.
     entered: usize,
+    /// Positions are entered only where matches are looked for, and this far before.
+    reach: Option<usize>,
 }
 
 const NONE: u32 = u32::MAX;
 const BITS3: u32 = 14;
 const BITS4: u32 = 16;
 const WAYS: usize = 16;
+const LOCAL_BITS: u32 = 15;
+const LOCAL_REACH: usize = 1 << 16;
 /// Chunks above this use lists.
 const LARGE: u32 = 1 << 21;
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -241,6 +246,43 @@ impl Finder {
             prev: vec![NONE; if large { 0 } else { chunk_size as usize }],
             hash_bits,
             entered: 0,
+            reach: None,
+        }
+    }
+
+    /// For the few bytes of a large chunk that changed: a small memory, filled only around them.
+    pub(super) fn local() -> Self {
+        Finder {
+            heads3: vec![NONE; 1 << BITS3],
+            heads4: vec![NONE; 1 << BITS4],
+            heads: Vec::new(),
+            lists: vec![[NONE; WAYS]; 1 << LOCAL_BITS],
+            shift: 8,
+            prev: Vec::new(),
+            hash_bits: LOCAL_BITS,
+            entered: 0,
+            reach: Some(LOCAL_REACH),
+        }
+    }
+
+    /// A match at `at`, positions before it entered as far as they ever are.
+    fn near<R: Recent>(
+        &mut self,
+        data: &[u8],
+        at: usize,
+        rules: &Rules,
+        recent: &R,
+    ) -> Option<Choice> {
+        if let Some(reach) = self.reach {
+            self.entered = self.entered.max(at.saturating_sub(reach));
+        }
+        self.best(data, at, rules, recent, rules.depth)
+    }
+
+    /// Goes on behind `at`.
+    fn pass(&mut self, data: &[u8], at: usize) {
+        if self.reach.is_none() {
+            self.enter(data, at);
         }
     }
 
@@ -434,36 +476,122 @@ impl Finder {
         rules: &Rules,
         shortest: u32,
         recent: &mut R,
-        mut sink: impl FnMut(usize, Step),
+        sink: impl FnMut(usize, Step),
     ) {
-        self.reset();
-        let mut items = old.items.iter().peekable();
-        let mut borders = old.borders.iter().peekable();
-        let mut start = 0usize;
-        let mut at = 0usize;
-        while at < data.len() {
-            while items.next_if(|item| item.end <= at).is_some() {}
-            while borders.next_if(|&&border| border <= at).is_some() {}
-            let border = borders.peek().map_or(data.len(), |&&border| border);
-            let inside = items.peek().filter(|item| item.at <= at);
-            let kept = inside.map(|item| {
-                let len = item.holds(data, at, rules.farthest) as u32;
-                (item, len)
-            });
-            let mut step = match kept {
-                Some((item, len)) if len >= shortest => Step {
-                    len,
-                    offset: item.offset,
-                    power: item.power,
-                    ..Step::default()
-                },
-                _ => Step::default(),
+        let changed = differences(was, data);
+        let mut patcher = Patcher::new(self, data, &changed, rules, shortest, recent, sink);
+        patcher.borders = &old.borders;
+        for item in &old.items {
+            patcher.item(item);
+        }
+        patcher.finish();
+    }
+}
+
+/// Where the two (of one length) differ; ranges close to each other are one.
+pub(super) fn differences(was: &[u8], data: &[u8]) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    let pieces = was.chunks(CLOSE).zip(data.chunks(CLOSE));
+    for (at, _) in (0..)
+        .step_by(CLOSE)
+        .zip(pieces)
+        .filter(|(_, (a, b))| a != b)
+    {
+        let end = (at + CLOSE).min(data.len());
+        match out.last_mut() {
+            Some(last) if last.end == at => last.end = end,
+            _ => out.push(at..end),
+        }
+    }
+    out
+}
+
+/// Differences are told in pieces of this length.
+const CLOSE: usize = 16;
+
+/// Takes the matches of a chunk one after the other as a decoder meets them, and makes the steps of a chunk that
+/// differs from it in few bytes: none of them is kept longer than it takes.
+pub(super) struct Patcher<'a, R, S> {
+    finder: &'a mut Finder,
+    data: &'a [u8],
+    changed: &'a [Range<usize>],
+    /// No step crosses one.
+    borders: &'a [usize],
+    rules: &'a Rules,
+    shortest: u32,
+    recent: &'a mut R,
+    sink: S,
+    /// First byte of the step that is being made.
+    start: usize,
+    at: usize,
+}
+
+impl<'a, R: Recent, S: FnMut(usize, Step)> Patcher<'a, R, S> {
+    pub(super) fn new(
+        finder: &'a mut Finder,
+        data: &'a [u8],
+        changed: &'a [Range<usize>],
+        rules: &'a Rules,
+        shortest: u32,
+        recent: &'a mut R,
+        sink: S,
+    ) -> Self {
+        finder.reset();
+        Patcher {
+            finder,
+            data,
+            changed,
+            borders: &[],
+            rules,
+            shortest,
+            recent,
+            sink,
+            start: 0,
+            at: 0,
+        }
+    }
+
+    fn item(&mut self, item: &Copied) {
+        self.run(item.at, None);
+        self.run(item.end, Some(item));
+    }
+
+    /// Steps for what is behind the last match.
+    pub(super) fn finish(&mut self) {
+        self.run(self.data.len(), None);
+    }
+
+    fn run(&mut self, until: usize, item: Option<&Copied>) {
+        let (data, rules, shortest) = (self.data, self.rules, self.shortest);
+        while self.at < until.min(data.len()) {
+            let at = self.at;
+            while self.borders.first().is_some_and(|&border| border <= at) {
+                self.borders = &self.borders[1..];
+            }
+            let border = self.borders.first().copied().unwrap_or(data.len());
+            while self.changed.first().is_some_and(|range| range.end <= at) {
+                self.changed = &self.changed[1..];
+            }
+            let mut step = match item {
+                Some(item) => {
+                    let len = item.holds(data, at, rules.farthest) as u32;
+                    match len >= shortest {
+                        true => Step {
+                            len,
+                            offset: item.offset,
+                            power: item.power,
+                            ..Step::default()
+                        },
+                        false => Step::default(),
+                    }
+                }
+                None => Step::default(),
             };
-            let whole = inside.is_some_and(|item| at + step.len as usize == item.end);
-            let same = inside.is_none() && data[at] == was[at];
+            let whole = item.is_some_and(|item| at + step.len as usize == item.end);
+            let same = item.is_none() && self.changed.first().is_none_or(|range| at < range.start);
             if !whole
                 && !same
-                && let Some(found) = self.best(data, at, rules, recent, rules.depth)
+                && let Some(found) = self.finder.near(data, at, rules, self.recent)
             {
                 let len = found.len.min((border - at) as u32);
                 // pieces of two bytes seldom pay
@@ -478,30 +606,41 @@ impl Finder {
             let mut end = at + 1;
             if step.len > 0 {
                 end = at + step.len as usize;
-                step.literals = (at - start) as u32;
+                step.literals = (at - self.start) as u32;
                 if step.power.is_none() {
                     step.repeat = (0u8..)
-                        .zip(recent.offered(at))
+                        .zip(self.recent.offered(at))
                         .find(|&(_, offset)| offset == step.offset)
                         .map(|(which, _)| which);
-                    recent.take(at, end, step.repeat, step.offset);
+                    self.recent.take(at, end, step.repeat, step.offset);
                 }
-                sink(start, step);
-                start = end;
+                (self.sink)(self.start, step);
+                self.start = end;
             } else if end == border {
-                let literals = (end - start) as u32;
-                sink(
-                    start,
+                let literals = (end - self.start) as u32;
+                (self.sink)(
+                    self.start,
                     Step {
                         literals,
                         ..Step::default()
                     },
                 );
-                start = end;
+                self.start = end;
             }
-            self.enter(data, end - 1);
-            at = end;
+            self.finder.pass(data, end - 1);
+            self.at = end;
         }
+    }
+}
+
+impl<R: Recent, S: FnMut(usize, Step)> Watch for Patcher<'_, R, S> {
+    fn copied(&mut self, at: usize, len: usize, offset: u32, power: Option<u8>) {
+        self.item(&Copied {
+            at,
+            end: at + len,
+            offset,
+            power,
+        });
     }
 }
 

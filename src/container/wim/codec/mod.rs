@@ -169,23 +169,37 @@ impl Encoder {
     }
 
     /// Encodes contents that differ in few bytes from what `old` decodes to, with the matches of `old` where they
-    /// still hold: hardly ever longer than `old`. Takes the smaller of this and [`Self::encode`]. `None` as there.
-    pub(super) fn encode_like(&mut self, old: &[u8], input: &[u8]) -> Option<Vec<u8>> {
+    /// still hold: hardly ever longer than `old`. If it is, the smaller of this and [`Self::encode`]. `None` as there.
+    ///
+    /// LZMS makes it just as long as `old` if it can. A fault: `old` is damaged.
+    pub(super) fn encode_like(&mut self, old: &[u8], input: Vec<u8>) -> Option<Vec<u8>> {
         if input.is_empty()
             || u32::try_from(input.len()).map_or(true, |size| size > self.chunk_size)
         {
             return None;
         }
+        let len = input.len();
+        let small = len <= FRESH_MOST;
+        let kept = small.then(|| input.clone());
         let alike = match &mut self.inner {
-            Writing::Xpress(encoder) => encoder.encode_like(old, input),
-            Writing::Lzx(encoder) => encoder.encode_like(old, input),
-            Writing::Lzms(encoder) => encoder.encode_like(old, input),
+            Writing::Xpress(encoder) => encoder.encode_like(old, &input),
+            Writing::Lzx(encoder) => encoder.encode_like(old, &input),
+            Writing::Lzms(encoder) => encoder.encode_like(old, input, old.len()),
         }
-        .filter(|packed| packed.len() < input.len());
-        match (self.encode(input), alike) {
+        .filter(|packed| packed.len() < len);
+        if alike
+            .as_ref()
+            .is_some_and(|packed| packed.len() <= old.len())
+        {
+            return alike;
+        }
+        match (kept.and_then(|input| self.encode(&input)), alike) {
             (Some(fresh), Some(alike)) if alike.len() < fresh.len() => Some(alike),
             (None, alike) => alike,
             (fresh, _) => fresh,
         }
     }
 }
+
+/// Longer chunks are not encoded from scratch when the matches of the old one will do.
+const FRESH_MOST: usize = 4 << 20;

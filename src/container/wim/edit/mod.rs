@@ -11,10 +11,10 @@ use sha1::{Digest, Sha1};
 use super::{
     Pending, Tree, Wim,
     codec::{Encoder, Method},
-    format::{self, BLOB_LEN, HASH_LEN, res},
+    format::{self, res},
     links_of,
     read::{Blob, Chunks, File, Hash, Resource, narrow, wide},
-    xml::{Less, Xml},
+    xml::Less,
 };
 use crate::{
     bytes::{View, all_zero, put},
@@ -22,12 +22,43 @@ use crate::{
     text::WinPath,
 };
 
+mod check;
+mod integrity;
+mod layout;
+mod solid;
+
+pub(super) use check::problems;
+use solid::Inside;
+
 /// Bytes compared and hashed in one go.
 const STEP: u64 = 1 << 20;
 /// Most remarks on contents that stay.
 const MAX_KEPT: usize = 10;
 /// Zeros are written in pages, so that what is zero already stays untouched.
 const PAGE: u64 = 4096;
+
+/// An entry of the blob table to be.
+struct Entry {
+    /// Index of the entry it is made of.
+    of: usize,
+    blob: Blob,
+    /// None: it stays where it is.
+    new: Option<Packed>,
+}
+
+/// New contents of a file.
+struct Fresh {
+    /// Index of the old contents.
+    of: usize,
+    hash: Hash,
+    kind: Kind,
+}
+
+enum Kind {
+    Packed(Packed),
+    /// In a solid resource: they can stand where the old ones stand.
+    Solid(Change),
+}
 
 /// Contents as they are to stand in the file.
 struct Packed {
@@ -79,7 +110,7 @@ impl Packer {
                 Some(made.map_err(|fault| Error::internal(format!("WIM codec: {fault}")))?);
         }
         Ok(self.encoder.as_mut().and_then(|encoder| match like {
-            Some(old) => encoder.encode_like(old, plain),
+            Some(old) => encoder.encode_like(old, plain.to_vec()),
             None => encoder.encode(plain),
         }))
     }
@@ -170,10 +201,14 @@ enum Change {
 }
 
 impl Change {
-    /// Applies itself to the bytes `at..at + plain.len()` of the contents.
-    fn apply(&self, at: u64, plain: &mut [u8]) -> Result<()> {
+    /// Applies itself to the bytes `at..at + plain.len()` of the contents; whether any became another.
+    fn apply(&self, at: u64, plain: &mut [u8]) -> Result<bool> {
+        let mut changed = false;
         match self {
-            Self::Zeros => plain.fill(0),
+            Self::Zeros => {
+                changed = !all_zero(plain);
+                plain.fill(0);
+            }
             Self::Bytes(writes) => {
                 let end = at.saturating_add(wide(plain.len()));
                 for (offset, bytes) in writes {
@@ -185,43 +220,39 @@ impl Change {
                     let skip = narrow(from.saturating_sub(*offset), "WIM file")?;
                     let take = narrow(to.saturating_sub(from), "WIM file")?;
                     let new = View::new(bytes, "WIM file").get(skip, take)?;
-                    put(
-                        plain,
-                        narrow(from.saturating_sub(at), "WIM file")?,
-                        new,
-                        "WIM file",
-                    )?;
+                    let place = narrow(from.saturating_sub(at), "WIM file")?;
+                    changed |= View::new(plain, "WIM file").get(place, take)? != new;
+                    put(plain, place, new, "WIM file")?;
                 }
             }
         }
-        Ok(())
+        Ok(changed)
     }
 }
 
 /// New contents of a blob: the old ones with a change.
 fn changed(file: &File, index: usize, change: &Change) -> Result<Packed> {
-    let blob = file
-        .blobs
-        .get(index)
-        .ok_or_else(|| Error::internal("WIM blob: its number"))?;
-    if blob.resource.is(res::SOLID) {
-        return Err(Error::refused(
-            "WIM: contents in a resource of their own expected, found them in a solid one",
-        ));
-    }
+    let blob = blob_of(file, index)?;
+    let solid = blob.resource.is(res::SOLID);
     let (chunks, _) = file.place_of(index)?;
     let mut was = Sha1::new();
     let mut contents = |at: usize, range: Range<u64>| {
+        if solid {
+            // Its chunks are others': it gets some of its own.
+            let mut plain = vec![0; narrow(range.end.saturating_sub(range.start), "WIM file")?];
+            file.read_blob(index, range.start, &mut plain)?;
+            was.update(&plain);
+            change.apply(range.start, &mut plain)?;
+            return Ok((plain, Old::None));
+        }
         let mut plain = file.chunk(&chunks, at)?;
         was.update(&plain);
-        let old = plain.clone();
-        change.apply(range.start, &mut plain)?;
-        let same = old == plain;
+        let same = !change.apply(range.start, &mut plain)?;
         let packed = packed_chunk(file, &chunks, at)?;
         Ok((plain, old_of(packed, same)))
     };
     let mut packer = Packer::new(file);
-    let compress = blob.resource.is(res::COMPRESSED);
+    let compress = blob.resource.is(res::COMPRESSED) || solid;
     let mut again = |range: Range<u64>| {
         let mut plain = vec![0; narrow(range.end.saturating_sub(range.start), "WIM file")?];
         file.read_blob(index, range.start, &mut plain)?;
@@ -231,26 +262,56 @@ fn changed(file: &File, index: usize, change: &Change) -> Result<Packed> {
     let (bytes, resource, hash) = packer.resource(
         blob.len(),
         compress,
-        blob.resource.flags & !res::COMPRESSED,
+        blob.resource.flags & !(res::COMPRESSED | res::SOLID),
         &mut contents,
         &mut again,
     )?;
-    let was: Hash = was.finalize().into();
-    if was != blob.hash {
-        return Err(Error::malformed(format!(
-            "WIM contents: SHA-1 {} expected, found {}",
-            hex::encode(blob.hash),
-            hex::encode(was)
-        ))
-        .at("image offset", format_args!("{:#x}", blob.resource.offset))
-        .advise("the file is damaged: take another copy of it"));
-    }
+    was_right(blob, &was.finalize().into())?;
     Ok(Packed {
         hash,
         resource,
         bytes,
-        old: blob.resource.offset,
+        old: match solid {
+            true => u64::MAX,
+            false => blob.resource.offset,
+        },
     })
+}
+
+/// The hash of a blob with a change, its old one checked.
+fn changed_hash(file: &File, index: usize, change: &Change) -> Result<Hash> {
+    let blob = blob_of(file, index)?;
+    let (mut was, mut is) = (Sha1::new(), Sha1::new());
+    let mut at = 0;
+    while at < blob.len() {
+        let take = blob.len().saturating_sub(at).min(STEP);
+        let mut plain = vec![0; narrow(take, "WIM file")?];
+        file.read_blob(index, at, &mut plain)?;
+        was.update(&plain);
+        change.apply(at, &mut plain)?;
+        is.update(&plain);
+        at = at.saturating_add(take);
+    }
+    was_right(blob, &was.finalize().into())?;
+    Ok(is.finalize().into())
+}
+
+fn blob_of(file: &File, index: usize) -> Result<&Blob> {
+    let blob = file.blobs.get(index);
+    blob.ok_or_else(|| Error::internal("WIM blob: its number"))
+}
+
+fn was_right(blob: &Blob, was: &Hash) -> Result<()> {
+    if *was == blob.hash {
+        return Ok(());
+    }
+    Err(Error::malformed(format!(
+        "WIM contents: SHA-1 {} expected, found {}",
+        hex::encode(blob.hash),
+        hex::encode(was)
+    ))
+    .at("image offset", format_args!("{:#x}", blob.resource.offset))
+    .advise("the file is damaged: take another copy of it"))
 }
 
 /// The bytes of a chunk as they stand in the file; none if it is not compressed.
@@ -394,7 +455,7 @@ fn count_refs(wim: &Wim, edits: &[ImageEdit]) -> HashMap<Hash, u32> {
 pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
     let pending = std::mem::take(&mut *wim.pending()?);
     let file = &wim.file;
-    let (renamed, mut new_blobs) = new_contents(wim, &pending)?;
+    let (renamed, new_blobs) = new_contents(wim, &pending)?;
     let mut edits = Vec::new();
     for image in 0..wim.trees.len() {
         edits.extend(image_edit(wim, image, &pending, &renamed)?);
@@ -423,52 +484,78 @@ pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
     }
     // The table as it will be; what is new has no place yet.
     let touched: HashSet<Hash> = touched_hashes(wim, &pending, &renamed);
-    let mut table: Vec<(Blob, Option<Packed>)> = Vec::new();
-    for (index, blob) in file.blobs.iter().enumerate() {
+    let refs_of = |hash: &Hash| refs.get(hash).copied().unwrap_or(0);
+    let mut fresh: BTreeMap<usize, Vec<Fresh>> = BTreeMap::new();
+    for one in new_blobs {
+        fresh.entry(one.of).or_default().push(one);
+    }
+    let mut table: Vec<Entry> = Vec::new();
+    // What solid resources hold afterwards.
+    let mut inside: Vec<Inside> = Vec::new();
+    for (of, blob) in file.blobs.iter().enumerate() {
+        let mut add = |blob: Blob, new: Option<Packed>| table.push(Entry { of, blob, new });
         if blob.is_metadata() {
-            match new_metadata.remove(&index) {
+            match new_metadata.remove(&of) {
                 Some(packed) => {
                     let entry = Blob {
                         resource: packed.resource,
                         hash: packed.hash,
                         ..*blob
                     };
-                    table.push((entry, Some(packed)));
+                    add(entry, Some(packed));
                 }
                 // Metadata of no image is left from an earlier state: it goes.
                 None if blob.refs == 0 => {}
-                None => table.push((*blob, None)),
+                None => add(*blob, None),
             }
             continue;
         }
-        let count = refs.get(&blob.hash).copied().unwrap_or(0);
+        if blob.is_solid_resource() {
+            add(*blob, None);
+            continue;
+        }
+        let count = refs_of(&blob.hash);
         // A wrong count stays as it is, but contents that a file has never go.
         let refs = match (touched.contains(&blob.hash), blob.refs) {
             (true, _) | (false, 0) => count,
             (false, listed) => listed,
         };
+        let mut room = file.solid_of(of)?;
         if refs > 0 {
-            table.push((Blob { refs, ..*blob }, None));
-        }
-        // New contents stand where the old ones stood.
-        let mut rest = Vec::new();
-        for (of, packed) in new_blobs {
-            match of == index {
-                true => {
-                    let entry = Blob {
-                        resource: packed.resource,
-                        part: blob.part,
-                        refs: refs_of(&packed.hash, wim, &edits),
-                        hash: packed.hash,
-                    };
-                    table.push((entry, Some(packed)));
-                }
-                false => rest.push((of, packed)),
+            add(Blob { refs, ..*blob }, None);
+            if let Some(place) = room.take() {
+                inside.push(Inside::new(place, blob.len(), None));
             }
         }
-        new_blobs = rest;
+        // New contents stand where the old ones stood.
+        for one in fresh.remove(&of).into_iter().flatten() {
+            let refs = refs_of(&one.hash);
+            let packed = match (one.kind, room.take()) {
+                (Kind::Packed(packed), _) => packed,
+                (Kind::Solid(change), Some(place)) => {
+                    let entry = Blob {
+                        refs,
+                        hash: one.hash,
+                        ..*blob
+                    };
+                    add(entry, None);
+                    inside.push(Inside::new(place, blob.len(), Some(change)));
+                    continue;
+                }
+                (Kind::Solid(change), None) => changed(file, of, &change)?,
+            };
+            let entry = Blob {
+                resource: packed.resource,
+                part: blob.part,
+                refs,
+                hash: packed.hash,
+            };
+            add(entry, Some(packed));
+        }
     }
-    lay_out(wim, table, xml)?;
+    let recoded = solid::recode(file, &inside)?;
+    solid::renumber(file, &mut table)?;
+    layout::write(wim, table, &recoded, xml)?;
     Ok(kept_contents(wim, &pending, &renamed, &edits))
 }
 
@@ -541,10 +628,6 @@ fn kept_contents(
     said
 }
 
-fn refs_of(hash: &Hash, wim: &Wim, edits: &[ImageEdit]) -> u32 {
-    count_refs(wim, edits).get(hash).copied().unwrap_or(0)
-}
-
 /// Contents of which a reference comes or goes.
 fn touched_hashes(
     wim: &Wim,
@@ -566,7 +649,7 @@ fn touched_hashes(
     touched
 }
 
-type NewContents = (HashMap<(usize, usize), Hash>, Vec<(usize, Packed)>);
+type NewContents = (HashMap<(usize, usize), Hash>, Vec<Fresh>);
 
 /// New contents of written files: the hash of each file's, and those that the archive does not have,
 /// with the index of the old ones.
@@ -596,380 +679,24 @@ fn new_contents(wim: &Wim, pending: &Pending) -> Result<NewContents> {
         changes.entry((index, change)).or_default().push(key);
     }
     let mut renamed = HashMap::new();
-    let mut new: Vec<(usize, Packed)> = Vec::new();
+    let mut new: Vec<Fresh> = Vec::new();
     for ((index, change), keys) in changes {
-        let packed = changed(&wim.file, index, &change)?;
-        renamed.extend(keys.into_iter().map(|key| (key, packed.hash)));
-        let known = wim.file.blob(&packed.hash).is_some()
-            || new.iter().any(|(_, other)| other.hash == packed.hash);
+        let (hash, kind) = match blob_of(&wim.file, index)?.resource.is(res::SOLID) {
+            true => {
+                let hash = changed_hash(&wim.file, index, &change)?;
+                (hash, Kind::Solid(change))
+            }
+            false => {
+                let packed = changed(&wim.file, index, &change)?;
+                (packed.hash, Kind::Packed(packed))
+            }
+        };
+        renamed.extend(keys.into_iter().map(|key| (key, hash)));
+        let known = wim.file.blob(&hash).is_some() || new.iter().any(|other| other.hash == hash);
         if !known {
-            new.push((index, packed));
+            let of = index;
+            new.push(Fresh { of, hash, kind });
         }
     }
     Ok((renamed, new))
-}
-
-/// Free ranges of the file: where a resource can be put.
-struct Room {
-    free: Vec<Range<u64>>,
-    /// Behind the last resource that stays.
-    end: u64,
-}
-
-impl Room {
-    /// `taken` are the ranges that stay; everything from the last one on is open.
-    fn new(mut taken: Vec<Range<u64>>) -> Self {
-        taken.retain(|range| !range.is_empty());
-        taken.sort_unstable_by_key(|range| range.start);
-        let mut free = Vec::new();
-        let mut at = format::HEADER_END;
-        for range in taken {
-            if at < range.start {
-                free.push(at..range.start);
-            }
-            at = at.max(range.end);
-        }
-        Self { free, end: at }
-    }
-
-    /// A place for `size` bytes: where the old ones were, in the smallest gap, or at the end.
-    fn take(&mut self, size: u64, old: u64) -> u64 {
-        if size == 0 {
-            return format::HEADER_END;
-        }
-        let fits = |range: &Range<u64>, from: u64| range.end.saturating_sub(from) >= size;
-        let same = self
-            .free
-            .iter()
-            .position(|range| range.contains(&old) && fits(range, old));
-        if let Some(index) = same {
-            return self.cut(index, old, size);
-        }
-        // Where the old ones were is the end of the file now.
-        if old >= self.end && old < self.end.saturating_add(PAGE) {
-            let at = self.end;
-            self.end = at.saturating_add(size);
-            return at;
-        }
-        let gaps = self.free.iter().enumerate();
-        let smallest = gaps
-            .filter(|(_, range)| fits(range, range.start))
-            .min_by_key(|(_, range)| range.end.saturating_sub(range.start))
-            .map(|(index, range)| (index, range.start));
-        match smallest {
-            Some((index, start)) => self.cut(index, start, size),
-            None => {
-                let at = self.end;
-                self.end = at.saturating_add(size);
-                at
-            }
-        }
-    }
-
-    fn cut(&mut self, index: usize, at: u64, size: u64) -> u64 {
-        let range = self.free.swap_remove(index);
-        let end = at.saturating_add(size);
-        if range.start < at {
-            self.free.push(range.start..at);
-        }
-        if end < range.end {
-            self.free.push(end..range.end);
-        }
-        at
-    }
-}
-
-/// Finds places, writes everything, zeros the rest.
-fn lay_out(wim: &Wim, mut table: Vec<(Blob, Option<Packed>)>, mut xml: Xml) -> Result<()> {
-    let file = &wim.file;
-    let header = &file.header;
-    let kept = table.iter().filter(|(blob, new)| {
-        new.is_none() && (!blob.resource.is(res::SOLID) || blob.is_solid_resource())
-    });
-    let mut room = Room::new(kept.map(|(blob, _)| blob.resource.range()).collect());
-    // The largest first: it has the fewest places.
-    let mut order: Vec<usize> = (0..table.len()).collect();
-    order.sort_by_key(|at| {
-        let size = table
-            .get(*at)
-            .and_then(|(_, new)| new.as_ref())
-            .map_or(0, |new| new.resource.size);
-        std::cmp::Reverse(size)
-    });
-    for at in order {
-        if let Some((blob, Some(new))) = table.get_mut(at) {
-            blob.resource.offset = room.take(new.resource.size, new.old);
-        }
-    }
-    let mut bytes = Vec::with_capacity(table.len().saturating_mul(BLOB_LEN));
-    for (blob, _) in &table {
-        bytes.extend(blob.bytes());
-    }
-    // Twice: the place of the XML is a number in the XML.
-    let integrity = Integrity::read(file)?;
-    let old_len = file.host.len();
-    let table_len = wide(bytes.len());
-    let mut table_at = room.end;
-    let mut xml_bytes = xml.bytes();
-    let mut new_len = old_len;
-    for _ in 0..4 {
-        let tail = |start: u64, xml_len: u64| {
-            let covered = start.saturating_add(table_len);
-            table_len
-                .saturating_add(xml_len)
-                .saturating_add(integrity.as_ref().map_or(0, |one| one.len_for(covered)))
-        };
-        let needed = room
-            .end
-            .saturating_add(tail(room.end, wide(xml_bytes.len())));
-        new_len = old_len.max(needed);
-        // The tables end where the file ends.
-        table_at = new_len
-            .saturating_sub(tail(new_len, wide(xml_bytes.len())))
-            .max(room.end);
-        xml.set_start(table_at.saturating_add(table_len))?;
-        xml_bytes = xml.bytes();
-    }
-    let xml_at = table_at.saturating_add(table_len);
-    let integrity_at = xml_at.saturating_add(wide(xml_bytes.len()));
-    let integrity_len = integrity.as_ref().map_or(0, |one| one.len_for(xml_at));
-    let end = integrity_at.saturating_add(integrity_len);
-    if end > new_len {
-        new_len = end;
-    }
-    if new_len > old_len {
-        file.host
-            .grow(new_len)
-            .map_err(|error| error.at("image offset", format_args!("{old_len:#x}")))?;
-    }
-
-    let mut dirty: Vec<Range<u64>> = Vec::new();
-    for (blob, new) in &table {
-        if let Some(new) = new {
-            file.host.write_at(blob.resource.offset, &new.bytes)?;
-            dirty.push(blob.resource.range());
-        }
-    }
-    file.host.write_at(table_at, &bytes)?;
-    dirty.push(table_at..xml_at);
-    file.host.write_at(xml_at, &xml_bytes)?;
-    let plain = |one: Resource, offset: u64, len: u64| Resource {
-        size: len,
-        flags: one.flags & !res::COMPRESSED,
-        offset,
-        len,
-    };
-    let boot = usize::try_from(header.boot_index).unwrap_or(0);
-    let new_boot = table
-        .iter()
-        .filter(|(blob, _)| blob.is_metadata())
-        .nth(boot.wrapping_sub(1))
-        .map_or(header.boot, |(blob, _)| blob.resource);
-    let new_header = header.with(
-        plain(header.table, table_at, table_len),
-        plain(header.xml, xml_at, wide(xml_bytes.len())),
-        new_boot,
-        match &integrity {
-            Some(_) => plain(header.integrity, integrity_at, integrity_len),
-            None => header.integrity,
-        },
-    )?;
-    file.host.write_at(0, &new_header)?;
-
-    let mut used: Vec<Range<u64>> = table
-        .iter()
-        .filter(|(blob, _)| !blob.resource.is(res::SOLID) || blob.is_solid_resource())
-        .map(|(blob, _)| blob.resource.range())
-        .collect();
-    used.push(table_at..end);
-    for gap in gaps(used, new_len) {
-        zero(file, gap, &mut dirty)?;
-    }
-    if let Some(integrity) = integrity {
-        integrity.write(file, xml_at, &dirty, integrity_at)?;
-    }
-    Ok(())
-}
-
-/// What of the file nothing takes.
-fn gaps(mut used: Vec<Range<u64>>, len: u64) -> Vec<Range<u64>> {
-    used.push(0..format::HEADER_END);
-    used.push(len..len.saturating_add(1));
-    let room = Room::new(used);
-    room.free
-}
-
-/// Zeros a range, where it is not zero already.
-fn zero(file: &File, range: Range<u64>, dirty: &mut Vec<Range<u64>>) -> Result<()> {
-    let mut at = range.start;
-    let mut buffer = vec![0; narrow(STEP, "WIM gap")?];
-    while at < range.end {
-        let take = range.end.saturating_sub(at).min(STEP);
-        let piece = buffer
-            .get_mut(..narrow(take, "WIM gap")?)
-            .ok_or_else(|| Error::internal("WIM gap: its piece"))?;
-        file.host.read_at(at, piece)?;
-        let mut from = at;
-        for part in piece.chunks(narrow(PAGE, "WIM gap")?) {
-            if !all_zero(part) {
-                file.host.zero_at(from, wide(part.len()))?;
-                dirty.push(from..from.saturating_add(wide(part.len())));
-            }
-            from = from.saturating_add(wide(part.len()));
-        }
-        at = at.saturating_add(take);
-    }
-    Ok(())
-}
-
-/// The integrity table: SHA-1 of each piece of the file between the header and the end of the blob
-/// table.
-struct Integrity {
-    chunk: u64,
-    old: Vec<Hash>,
-    /// Where what it covers ended.
-    covered: u64,
-}
-
-impl Integrity {
-    fn read(file: &File) -> Result<Option<Self>> {
-        let one = file.header.integrity;
-        if one.size == 0 {
-            return Ok(None);
-        }
-        let bytes = file.integrity()?;
-        let view = View::new(&bytes, "WIM integrity table");
-        let at = |error: Error| error.at("image offset", format_args!("{:#x}", one.offset));
-        let chunk = u64::from(view.u32(8).map_err(at)?);
-        let (old, rest) = bytes
-            .get(format::INTEGRITY_HEAD..)
-            .unwrap_or_default()
-            .as_chunks::<HASH_LEN>();
-        if chunk < PAGE
-            || !rest.is_empty()
-            || wide(old.len()) != u64::from(view.u32(4).map_err(at)?)
-        {
-            return Err(at(Error::malformed(format!(
-                "WIM integrity table: whole hashes of pieces of at least {PAGE} bytes expected, \
-                 found {} bytes for pieces of {chunk}",
-                bytes.len()
-            ))));
-        }
-        Ok(Some(Self {
-            chunk,
-            old: old.to_vec(),
-            covered: file.header.table.range().end,
-        }))
-    }
-
-    fn count(&self, covered: u64) -> u64 {
-        covered
-            .saturating_sub(format::HEADER_END)
-            .div_ceil(self.chunk)
-    }
-
-    fn len_for(&self, covered: u64) -> u64 {
-        let hashes = self.count(covered).saturating_mul(wide(HASH_LEN));
-        hashes.saturating_add(wide(format::INTEGRITY_HEAD))
-    }
-
-    /// Hashes again what was written, and what ends elsewhere than before.
-    fn write(&self, file: &File, covered: u64, dirty: &[Range<u64>], at: u64) -> Result<()> {
-        let count = self.count(covered);
-        let len = u32::try_from(self.len_for(covered)).unwrap_or(u32::MAX);
-        let mut out = Vec::new();
-        out.extend(len.to_le_bytes());
-        out.extend(u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
-        out.extend(u32::try_from(self.chunk).unwrap_or(u32::MAX).to_le_bytes());
-        for index in 0..count {
-            let start = format::HEADER_END.saturating_add(index.saturating_mul(self.chunk));
-            let end = start.saturating_add(self.chunk).min(covered);
-            let was = start.saturating_add(self.chunk).min(self.covered);
-            let touched = dirty
-                .iter()
-                .any(|range| range.start < end && start < range.end);
-            let old = usize::try_from(index)
-                .ok()
-                .and_then(|index| self.old.get(index));
-            match old.filter(|_| !touched && was == end) {
-                Some(hash) => out.extend(hash),
-                None => out.extend(hash_of(file, start..end)?),
-            }
-        }
-        file.host.write_at(at, &out)
-    }
-}
-
-fn hash_of(file: &File, range: Range<u64>) -> Result<Hash> {
-    let mut hash = Sha1::new();
-    let mut at = range.start;
-    let mut buffer = vec![0; narrow(STEP, "WIM integrity table")?];
-    while at < range.end {
-        let take = range.end.saturating_sub(at).min(STEP);
-        let piece = buffer
-            .get_mut(..narrow(take, "WIM integrity table")?)
-            .ok_or_else(|| Error::internal("WIM integrity table: its piece"))?;
-        file.host.read_at(at, piece)?;
-        hash.update(&*piece);
-        at = at.saturating_add(take);
-    }
-    Ok(hash.finalize().into())
-}
-
-/// What is wrong with an archive that was written: references, places, hashes, gaps.
-pub(super) fn problems(wim: &Wim, image: usize) -> Result<Vec<String>> {
-    let file = &wim.file;
-    let mut out = Vec::new();
-    if image > 0 {
-        // The file is one; the first image's turn was enough.
-        return Ok(out);
-    }
-    let refs = count_refs(wim, &[]);
-    for blob in &file.blobs {
-        if blob.is_metadata() || blob.is_solid_resource() {
-            continue;
-        }
-        let found = refs.get(&blob.hash).copied().unwrap_or(0);
-        if found != blob.refs {
-            out.push(format!(
-                "WIM blob {}: {} references expected, found {found}",
-                hex::encode(blob.hash),
-                blob.refs
-            ));
-        }
-    }
-    for hash in refs.keys().filter(|hash| file.blob(hash).is_none()) {
-        out.push(format!(
-            "WIM: contents {} expected, not listed",
-            hex::encode(hash)
-        ));
-    }
-    let used = file.resources().map(|one| one.range()).collect();
-    for gap in gaps(used, file.host.len()) {
-        let mut dirty = 0_u64;
-        let mut at = gap.start;
-        while at < gap.end {
-            let take = gap.end.saturating_sub(at).min(STEP);
-            let mut piece = vec![0; narrow(take, "WIM gap")?];
-            file.host.read_at(at, &mut piece)?;
-            dirty = dirty.saturating_add(wide(piece.iter().filter(|byte| **byte != 0).count()));
-            at = at.saturating_add(take);
-        }
-        if dirty > 0 {
-            out.push(format!(
-                "WIM: zeros from {:#x} to {:#x} expected, where nothing is, found {dirty} other bytes",
-                gap.start, gap.end
-            ));
-        }
-    }
-    if let Some(integrity) = Integrity::read(file)? {
-        let covered = file.header.table.range().end;
-        if wide(integrity.old.len()) != integrity.count(covered) {
-            out.push(
-                "WIM integrity table: a hash for each piece expected, found another number"
-                    .to_owned(),
-            );
-        }
-    }
-    Ok(out)
 }

@@ -1,0 +1,145 @@
+//! What is wrong with an archive that was written.
+
+use std::ops::Range;
+
+use sha1::{Digest, Sha1};
+
+use super::{
+    super::{
+        Wim,
+        read::{Blob, File, Hash, narrow, wide},
+    },
+    PAGE, STEP, count_refs,
+    integrity::Integrity,
+    layout::gaps,
+    solid,
+};
+use crate::error::Result;
+
+/// A resource up to this length is looked at when only one of its pages was touched.
+const SMALL: u64 = 1 << 20;
+
+/// References, places, gaps, and the hashes of what lies in `touched` ranges of the file.
+pub(in super::super) fn problems(
+    wim: &Wim,
+    image: usize,
+    touched: &[Range<u64>],
+) -> Result<Vec<String>> {
+    let file = &wim.file;
+    let mut out = Vec::new();
+    if image > 0 {
+        // The file is one; the first image's turn was enough.
+        return Ok(out);
+    }
+    let refs = count_refs(wim, &[]);
+    for blob in &file.blobs {
+        if blob.is_metadata() || blob.is_solid_resource() {
+            continue;
+        }
+        let found = refs.get(&blob.hash).copied().unwrap_or(0);
+        if found != blob.refs {
+            out.push(format!(
+                "WIM blob {}: {} references expected, found {found}",
+                hex::encode(blob.hash),
+                blob.refs
+            ));
+        }
+    }
+    for hash in refs.keys().filter(|hash| file.blob(hash).is_none()) {
+        out.push(format!(
+            "WIM: contents {} expected, not listed",
+            hex::encode(hash)
+        ));
+    }
+    let used = file.resources().map(|one| one.range()).collect();
+    for gap in gaps(used, file.host.len()) {
+        let mut dirty = 0_u64;
+        let mut at = gap.start;
+        while at < gap.end {
+            let take = gap.end.saturating_sub(at).min(STEP);
+            let mut piece = vec![0; narrow(take, "WIM gap")?];
+            file.host.read_at(at, &mut piece)?;
+            dirty = dirty.saturating_add(wide(piece.iter().filter(|byte| **byte != 0).count()));
+            at = at.saturating_add(take);
+        }
+        if dirty > 0 {
+            out.push(format!(
+                "WIM: zeros from {:#x} to {:#x} expected, where nothing is, found {dirty} other bytes",
+                gap.start, gap.end
+            ));
+        }
+    }
+    check_hashes(file, touched, &mut out)?;
+    solid::check_gaps(file, touched, &mut out)?;
+    if let Some(integrity) = Integrity::read(file)? {
+        let covered = file.header.table.range().end;
+        if wide(integrity.old.len()) != integrity.count(covered) {
+            out.push(
+                "WIM integrity table: a hash for each piece expected, found another number"
+                    .to_owned(),
+            );
+        }
+    }
+    Ok(out)
+}
+
+/// Whether a resource was written, not only the page it begins or ends in.
+fn is_touched(range: &Range<u64>, touched: &[Range<u64>]) -> bool {
+    let inner = match range.end.saturating_sub(range.start) {
+        len if len <= SMALL => range.clone(),
+        _ => range.start.saturating_add(PAGE)..range.end.saturating_sub(PAGE),
+    };
+    let mut all = touched.iter();
+    all.any(|one| one.start < inner.end && inner.start < one.end)
+}
+
+/// Contents of what was written, and all that shares a chunk with it, have the hash that is listed.
+fn check_hashes(file: &File, touched: &[Range<u64>], out: &mut Vec<String>) -> Result<()> {
+    let mut order = Vec::new();
+    for (index, blob) in file.blobs.iter().enumerate() {
+        if blob.is_metadata() || blob.is_solid_resource() {
+            continue;
+        }
+        let solid = file.solid_of(index)?;
+        let written = match solid {
+            None => is_touched(&blob.resource.range(), touched),
+            Some((at, start)) => solid::chunks_of(file, at, start, blob.len())?
+                .iter()
+                .any(|chunk| is_touched(chunk, touched)),
+        };
+        if written {
+            // One chunk after the other: each is decoded once.
+            order.push((solid, index));
+        }
+    }
+    order.sort_unstable();
+    for (_, index) in order {
+        let Some(blob) = file.blobs.get(index) else {
+            continue;
+        };
+        let found = hash_of(file, index, blob)?;
+        if found != blob.hash {
+            out.push(format!(
+                "WIM contents: SHA-1 {} expected, found {}",
+                hex::encode(blob.hash),
+                hex::encode(found)
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn hash_of(file: &File, index: usize, blob: &Blob) -> Result<Hash> {
+    let mut hash = Sha1::new();
+    let mut at = 0;
+    let mut buffer = vec![0; narrow(STEP.min(blob.len()), "WIM contents")?];
+    while at < blob.len() {
+        let take = blob.len().saturating_sub(at).min(STEP);
+        let piece = buffer.get_mut(..narrow(take, "WIM contents")?);
+        let piece = piece.unwrap_or_default();
+        file.read_blob(index, at, piece)?;
+        hash.update(&*piece);
+        at = at.saturating_add(take);
+    }
+    Ok(hash.finalize().into())
+}
