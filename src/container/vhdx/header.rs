@@ -393,13 +393,19 @@ mod tests {
             Guid(facts::BAT).to_string(),
             "2dc27766-f623-4200-9d64-115e9bfd4a08"
         );
-        let text = made("x", &[1]).to_string();
+        let text = made("x", &[1], &[]).to_string();
         assert_eq!(text.chars().nth(14), Some('8'), "{text}");
         assert!(
             text.chars().nth(19).is_some_and(|c| "89ab".contains(c)),
             "{text}"
         );
-        assert_ne!(made("x", &[1]), made("x", &[2]));
-        assert_ne!(made("x", &[1]), made("y", &[1]));
+        let one = made("x", &[1], &[3]);
+        for other in [
+            made("x", &[2], &[3]),
+            made("y", &[1], &[3]),
+            made("x", &[1], &[4]),
+        ] {
+            assert_ne!(one, other);
+        }
     }
 }
