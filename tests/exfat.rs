@@ -696,7 +696,14 @@ fn cat(image: &Path, path: &str) -> Vec<u8> {
 fn fsck(image: &Path) {
     let text = succeeds("/usr/sbin/fsck.exfat", &["-n", arg(image)]);
     assert!(text.contains(": clean."), "{text}");
-    assert!(!text.contains("ERROR"), "{text}");
+    // Entries that may be ignored and that fsck.exfat does not know: the GUID of the volume.
+    let known = |line: &&str| !line.contains("unknown entry type 0xa0");
+    let wrong: Vec<&str> = text
+        .lines()
+        .filter(known)
+        .filter(|line| line.contains("ERROR"))
+        .collect();
+    assert!(wrong.is_empty(), "{text}");
 }
 
 /// The volumes of the own builder are volumes to others, too.
