@@ -56,7 +56,9 @@ use crate::{
     text::escape,
 };
 
+mod aff4;
 mod children;
+mod chunked;
 mod ewf;
 mod format;
 mod known;
@@ -318,10 +320,11 @@ pub static FORMATS: &[Format] = &[
     known::WIM_PIPABLE,
     known::FFU,
     ewf::FORMAT,
+    ewf::FORMAT_2,
     known::L01,
-    known::EX01,
+    known::LX01,
     // Before zip: AFF4 is a zip archive.
-    known::AFF4,
+    aff4::FORMAT,
     known::AFF,
     known::QED,
     known::PARALLELS,

@@ -79,6 +79,12 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
         .advise("clean into a copy (-o OUT), which may be longer"))
     }
 
+    /// SHA-256 of everything that was written and is not yet below; empty for a device that keeps
+    /// nothing back.
+    fn change_digest(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     /// The files it is made of; see [`HostSet`]. Nearly always one.
     fn parts(&self) -> Vec<Part> {
         vec![Part {

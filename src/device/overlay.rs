@@ -175,6 +175,20 @@ impl Overlay {
 }
 
 impl BlockDevice for Overlay {
+    fn change_digest(&self) -> Result<Vec<u8>> {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        for patch in self.diff()? {
+            hash.update(patch.offset.to_le_bytes());
+            hash.update(patch.len.to_le_bytes());
+            match patch.page {
+                Page::Zero => hash.update([0]),
+                Page::Data(bytes) => hash.update(&bytes[..]),
+            }
+        }
+        Ok(hash.finalize().to_vec())
+    }
+
     fn len(&self) -> u64 {
         self.files.last().map_or(0, File::end)
     }

@@ -18,13 +18,16 @@
 //! - [`vhd_builder`]: VHD around a raw disk, and the disk out of a VHD.
 //! - [`vhdx_builder`]: the same for VHDX, and its log.
 //! - [`wim_builder`]: WIM archives without compression, and a strict reader of them.
-//! - [`ewf_builder`]: EnCase and SMART evidence files, one or a set.
+//! - [`ewf_builder`], [`ex01_builder`]: EnCase and SMART evidence files, one or a set.
 //! - [`fixtures`]: the recipes of what lies in `fixtures/`.
 //! - [`pack`]: the small form in which built images lie in `fixtures/`.
+//! - [`aff4_builder`]: AFF4 evidence files.
 #![allow(dead_code, unreachable_pub, missing_docs, unused_imports)]
 
+pub mod aff4_builder;
 pub mod disk_builder;
 pub mod ewf_builder;
+pub mod ex01_builder;
 pub mod exfat_builder;
 pub mod fat_builder;
 pub mod fixtures;
