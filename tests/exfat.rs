@@ -396,7 +396,7 @@ fn what_chkdsk_would_repair_is_refused_and_scanned() {
                 v[slots(b)[0] + 4] ^= 0x10;
                 again(b, v);
             },
-            "valid bytes",
+            "whole clusters",
         ),
     ];
     for (name, damage, text) in cases {
