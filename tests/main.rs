@@ -41,4 +41,5 @@ mod support;
 mod wim;
 mod wim_hostile;
 mod wim_judges;
+mod wim_rows;
 mod witness;
