@@ -547,6 +547,93 @@ pub fn write_in_the_middle(format: &Format, raw: &[u8], file: &[u8], hole: Range
     assert_eq!(disk.next_data(raw.len() as u64).unwrap(), None);
 }
 
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    compress_to_vec(bytes, CompressionLevel::Fastest)
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    miniz_oxide::deflate::compress_to_vec(bytes, 6)
+}
+
+fn read_all(file: &[u8]) -> declone::error::Result<Vec<u8>> {
+    let opened = QCOW2.open(file)?;
+    let mut bytes = vec![0; opened.virtual_len as usize];
+    opened.disk.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[test]
+fn compressed_clusters_are_read_and_never_written() {
+    let raw = machine_disk();
+    for (bits, kind) in [(12, false), (12, true), (16, true), (21, true)] {
+        let pack = if kind { zstd } else { deflate };
+        let file = qcow2::packed(&raw, bits, kind, pack);
+        assert!(read_all(&file).unwrap() == raw, "{bits} {kind}");
+        let dir = scratch();
+        let (image, out) = (dir.path().join("a.qcow2"), dir.path().join("out.raw"));
+        fs::write(&image, &file).unwrap();
+        for args in [
+            &["clean", arg(&image), "--in-place"][..],
+            &["clean", arg(&image), "-o", arg(&out)],
+        ] {
+            let ran = declone(args).exits(3);
+            assert!(ran.out.contains("compressed ones"), "{}", ran.out);
+        }
+        assert!(fs::read(&image).unwrap() == file);
+    }
+}
+
+/// Damage in what is compressed: an error or other bytes, in bounded time and memory.
+#[test]
+fn hostile_zstd_clusters_are_refused_or_read() {
+    let mut raw = vec![0; 8 << 12];
+    for (at, byte) in raw.iter_mut().enumerate().take(6 << 12) {
+        *byte = (at / 7 % 251) as u8 ^ (at >> 9) as u8;
+    }
+    let file = qcow2::packed(&raw, 12, true, zstd);
+    let start = 5 << 12;
+    let (mut read, mut refused) = (0, 0);
+    for at in start..file.len() {
+        for flip in [0x01, 0x80, 0xFF] {
+            let mut bad = file.clone();
+            bad[at] ^= flip;
+            match read_all(&bad) {
+                Ok(bytes) => {
+                    assert_eq!(bytes.len(), raw.len());
+                    read += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Malformed, "{at}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(read > 100 && refused > 100, "{read} {refused}");
+    // What the frame holds is shorter, or longer than the cluster; or it asks for a huge window.
+    let short = qcow2::packed(&raw, 12, true, |bytes| zstd(&bytes[..100]));
+    let error = read_all(&short).unwrap_err();
+    assert!(error.what().contains("found 100"), "{error}");
+    let long = qcow2::packed(&raw, 12, true, |bytes| zstd(&bytes.repeat(64)));
+    assert!(read_all(&long).unwrap() == raw);
+    let window = qcow2::packed(&raw, 12, true, |_| {
+        // No single segment, a window of 2^41 bytes, an RLE block.
+        let mut frame = vec![0x28, 0xB5, 0x2F, 0xFD, 0x00, 0xF8];
+        frame.extend([0x03, 0x80, 0x00, 0x41]);
+        frame
+    });
+    let error = read_all(&window).unwrap_err();
+    assert_eq!(error.kind(), Kind::Malformed, "{error}");
+    // The header and the features must agree.
+    for (feature, kind) in [(0_u64, 1), (1 << 3, 0), (1 << 3, 2)] {
+        let mut bad = file.clone();
+        put(&mut bad, 72, &feature.to_be_bytes());
+        bad[104] = kind;
+        assert_eq!(read_all(&bad).unwrap_err().kind(), Kind::Malformed);
+    }
+}
+
 #[test]
 fn a_write_lands_in_its_cluster_and_needs_one() {
     for zeros in [false, true] {
@@ -708,15 +795,22 @@ fn compressed_backed_and_snapshotted_qcow2_by_qemu_are_read_only() {
         );
         assert_eq!(digest(image), before);
     };
-    for size in ["512", "65536", "2M"] {
-        let options = format!("cluster_size={size}");
+    for (size, kind) in [
+        ("512", "zlib"),
+        ("65536", "zlib"),
+        ("2M", "zlib"),
+        ("512", "zstd"),
+        ("65536", "zstd"),
+        ("2M", "zstd"),
+    ] {
+        let options = format!("cluster_size={size},compression_type={kind}");
         let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", &options];
         tool(
             "qemu-img",
             &[&args[..], &[arg(&plain), arg(&image)]].concat(),
         );
         look(&image, "compressed");
-        assert!(own_reading(&image, "qcow2") == raw);
+        assert!(own_reading(&image, "qcow2") == raw, "{size} {kind}");
         // The disk is searched, not the file.
         let ran = declone(&["verify", arg(&image), "--json", "-"])
             .exits(1)
@@ -724,22 +818,6 @@ fn compressed_backed_and_snapshotted_qcow2_by_qemu_are_read_only() {
         let hits = ran["images"][0]["residues"].as_array().unwrap().len();
         assert!(hits >= known.min(1), "{hits}");
     }
-    let args = [
-        "convert",
-        "-c",
-        "-f",
-        "raw",
-        "-O",
-        "qcow2",
-        "-o",
-        "compression_type=zstd",
-    ];
-    tool(
-        "qemu-img",
-        &[&args[..], &[arg(&plain), arg(&image)]].concat(),
-    );
-    let ran = declone(&["scan", arg(&image)]).exits(4);
-    assert!(ran.out.contains("zstd"), "{}", ran.out);
     // A snapshot holds what a clean would remove.
     tool(
         "qemu-img",

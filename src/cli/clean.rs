@@ -82,7 +82,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let mut plan = plan::make(&image, rules, &mut |s, done, total| {
         bar.tick(s, done, total)
     })?;
-    facts::fill(report, &image, &plan);
+    facts::fill(report, &image, &plan)?;
     if let Some(shown) = shown {
         report.remarks.push(
             "--to raw: offsets are those of the disk inside the image, and of OUT".to_owned(),

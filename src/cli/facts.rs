@@ -2,9 +2,10 @@
 
 use crate::{
     container::Facts,
+    error::Result,
     image::{Content, Image},
     partition::Scheme,
-    plan::Plan,
+    plan::{Plan, machines},
     report::{ContainerFacts, HiveFacts, ImageFacts, ImageReport, ObstacleFacts, VolumeFacts},
     text::escape,
 };
@@ -59,7 +60,7 @@ fn container_facts(facts: &Facts) -> ContainerFacts {
 }
 
 /// Everything the plan knows, into the report.
-pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
+pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) -> Result<()> {
     report.image = Some(image_facts(image));
     report.volumes = image
         .volumes
@@ -99,4 +100,6 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) {
     report.findings = plan.findings().cloned().collect();
     report.not_scanned = plan.not_scanned().cloned().collect();
     report.tokens = plan.tokens.clone();
+    report.machines = machines::look(image, plan)?;
+    Ok(())
 }

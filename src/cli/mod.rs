@@ -27,6 +27,7 @@ mod place;
 mod progress;
 mod recover;
 mod scan;
+mod show;
 mod undo;
 mod verify;
 
@@ -63,7 +64,7 @@ enum Verb {
     /// Show what identifies a machine, with sources
     Rules {
         #[command(subcommand)]
-        verb: RulesVerb,
+        verb: show::RulesVerb,
     },
     /// Print a completion script for a shell
     Completions {
@@ -76,8 +77,9 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// Rule sets (profiles), separated by commas, or a file with rules [default: sms; for compare, all]
-    #[arg(long, value_name = "SET[,SET]|FILE")]
+    /// Rule sets (profiles), ids of rules, and files with rules (*.toml), separated by commas; a rule asked
+    /// for by its id may delete where its set only reports [default: sms; for compare, all]
+    #[arg(long, value_name = "SET|ID|FILE,...")]
     rules: Option<String>,
     /// Do not probe the container format, take this one
     #[arg(long, value_name = "FORMAT")]
@@ -250,29 +252,6 @@ struct CompareArgs {
     common: Common,
 }
 
-#[derive(Debug, Subcommand)]
-enum RulesVerb {
-    /// One line a rule
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Everything about one rule
-    Show {
-        /// The rule's id
-        id: String,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Load a file of rules and say what is wrong with it
-    Check {
-        /// The file
-        file: PathBuf,
-    },
-}
-
 fn image_index(text: &str) -> std::result::Result<ImageIndex, String> {
     match text {
         "all" => Ok(ImageIndex::All),
@@ -294,18 +273,29 @@ impl Common {
     }
 
     fn rules(&self) -> Result<Vec<Rule>> {
-        let named = self.rules.as_deref().unwrap_or("sms");
-        if named.ends_with(".toml") || named.contains('/') {
-            return load_rules(Path::new(named));
+        let (mut names, mut files) = (Vec::new(), Vec::new());
+        for named in self.named_rules() {
+            match show::is_file(named) {
+                true => files.append(&mut show::load_rules(Path::new(named))?),
+                false => names.push(named.to_owned()),
+            }
         }
-        let sets: Vec<String> = named.split(',').map(|set| set.trim().to_owned()).collect();
-        rules::select(&sets)
+        rules::combine(&names, files)
+    }
+
+    fn named_rules(&self) -> impl Iterator<Item = &str> {
+        self.rules
+            .as_deref()
+            .unwrap_or("sms")
+            .split(',')
+            .map(str::trim)
     }
 
     /// The files that a report must not replace: those named, and the rules.
     fn precious(&self, named: &[&PathBuf]) -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> = named.iter().map(|path| (*path).clone()).collect();
-        all.extend(self.rules.iter().map(PathBuf::from));
+        let files = self.named_rules().filter(|named| show::is_file(named));
+        all.extend(files.map(PathBuf::from));
         all
     }
 
@@ -313,13 +303,6 @@ impl Common {
         let voice = &self.voice;
         progress::Bar::new(voice.quiet || voice.json.as_deref() == Some(Path::new("-")))
     }
-}
-
-fn load_rules(path: &Path) -> Result<Vec<Rule>> {
-    let shown = crate::text::escape(&path.display().to_string());
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::new(Kind::Usage, format!("rules {shown}: {e}")))?;
-    rules::load(&text, &shown)
 }
 
 /// The exit code of a kind of failure.
@@ -435,7 +418,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             let all = compare::run(args, &rules)?;
             finish_comparison(&args.common.voice, &all, &precious, out)
         }
-        Verb::Rules { verb } => show_rules(verb, out),
+        Verb::Rules { verb } => show::run(verb, out),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "declone", &mut script);
@@ -608,79 +591,6 @@ fn print(out: &mut dyn Write, bytes: &[u8]) -> Result<()> {
         Err(e) => Err(Error::io("standard output", &e)),
         Ok(()) => Ok(()),
     }
-}
-
-fn show_rules(verb: &RulesVerb, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let mut shown = String::new();
-    match verb {
-        RulesVerb::List { json } => {
-            let all = rules::embedded()?;
-            if *json {
-                shown = serde_json::to_string_pretty(&all).context("JSON")? + "\n";
-            } else {
-                for rule in &all {
-                    let action = format!("{:?}", rule.effective_action()).to_lowercase();
-                    shown.push_str(&format!(
-                        "{:<14} {:<8} {:<7} {}\n",
-                        rule.id, rule.profile, action, rule.title
-                    ));
-                }
-            }
-        }
-        RulesVerb::Show { id, json } => {
-            let all = rules::embedded()?;
-            let rule = all.iter().find(|rule| rule.id == *id).ok_or_else(|| {
-                Error::new(
-                    Kind::Usage,
-                    format!("rule: no rule has the id {}", crate::text::escape(id)),
-                )
-                .advise("declone rules list shows them")
-            })?;
-            shown = if *json {
-                serde_json::to_string_pretty(rule).context("JSON")? + "\n"
-            } else {
-                describe_rule(rule)
-            };
-        }
-        RulesVerb::Check { file } => {
-            let rules = load_rules(file)?;
-            shown.push_str(&format!("{} rules, all good\n", rules.len()));
-        }
-    }
-    print(out, shown.as_bytes())?;
-    Ok(0)
-}
-
-fn describe_rule(rule: &Rule) -> String {
-    use crate::rules::Target;
-    let target = match &rule.target {
-        Target::Value { value, .. } => paths(rule, &format!(", value \"{value}\"")),
-        Target::Subkeys { .. } => paths(rule, ", every subkey"),
-        Target::FileAnywhere { name } => format!("every file named {name}, in any case"),
-        Target::FileAtRoot { name } => format!("the file {name} in a volume's root"),
-    };
-    format!(
-        "{}: {}\n  profile     {}\n  target      {target}\n  action      {:?}\n  confidence  {:?}\n  \
-         sources     {}\n  step        {}\n  why         {}\n",
-        rule.id,
-        rule.title,
-        rule.profile,
-        rule.effective_action(),
-        rule.confidence,
-        rule.sources.join(", "),
-        rule.step,
-        rule.rationale
-    )
-}
-
-fn paths(rule: &Rule, tail: &str) -> String {
-    let all: Vec<String> = rule
-        .target
-        .key_paths()
-        .iter()
-        .map(|path| format!("{}{tail}", path.join("\\")))
-        .collect();
-    all.join("\n              ")
 }
 
 /// Whether standard error is a terminal: only then is there progress.

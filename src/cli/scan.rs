@@ -39,7 +39,7 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
     })?;
-    facts::fill(report, &image, &plan);
+    facts::fill(report, &image, &plan)?;
     if common.hash.is_some()
         && let Some(facts) = &mut report.image
     {

@@ -34,7 +34,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
     })?;
-    facts::fill(report, &image, &plan);
+    facts::fill(report, &image, &plan)?;
     report.tokens.extend(against);
     tokens::tidy(&mut report.tokens);
     let map = host.is_regular().then_some(host.as_ref());

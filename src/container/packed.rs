@@ -1,6 +1,11 @@
-//! A disk some of whose pieces are compressed (deflate): for reading only.
+//! A disk some of whose pieces are compressed: for reading only.
+//!
+//! # Why
+//! - **Decoders are crates in Rust that are fuzzed by their owners** (`miniz_oxide`, `ruzstd`): each
+//!   gets a buffer of the length that the format says, and writes no more than that.
 
 use std::{
+    io::Read,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -9,10 +14,12 @@ use miniz_oxide::inflate::{
     TINFLStatus,
     core::{DecompressorOxide, decompress, inflate_flags},
 };
+use ruzstd::decoding::StreamingDecoder;
 
 use crate::{
     device::{BlockDevice, Device},
     error::{At, Error, Result},
+    text::escape,
 };
 
 /// Most compressed pieces that are kept: 512 GiB in pieces of 64 KiB.
@@ -20,25 +27,45 @@ const PIECES_LIMIT: usize = 8 << 20;
 /// Bytes of pieces that are kept after they were read.
 const CACHE: u64 = 8 << 20;
 
-/// What stands around the compressed bytes.
+/// Largest window of a Zstandard frame: what RFC 8878 asks every decoder to have.
+const WINDOW_LIMIT: u64 = 8 << 20;
+
+/// How bytes are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrap {
-    /// Nothing (RFC 1951).
+    /// Deflate with nothing around it (RFC 1951).
     Deflate,
-    /// zlib's header and checksum (RFC 1950).
+    /// Deflate with zlib's header and checksum (RFC 1950).
     Zlib,
+    /// A frame of Zstandard (RFC 8878).
+    Zstd,
 }
 
 /// Decompresses as much as fits into `to`: how it ended, and how many bytes came out.
 pub(super) fn inflate(from: &[u8], to: &mut [u8], wrap: Wrap) -> (TINFLStatus, usize) {
     let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
         | match wrap {
-            Wrap::Deflate => 0,
             Wrap::Zlib => inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER,
+            Wrap::Deflate | Wrap::Zstd => 0,
         };
     let mut state = Box::<DecompressorOxide>::default();
     let (status, _, len) = decompress(&mut state, from, to, 0, flags);
     (status, len)
+}
+
+/// The first frame of `from`, as much of it as fits into `to`: how many bytes came out.
+fn unzstd(from: &[u8], to: &mut [u8]) -> std::result::Result<usize, String> {
+    let mut frame = StreamingDecoder::new_with_max_window_size(from, WINDOW_LIMIT)
+        .map_err(|error| error.to_string())?;
+    let mut len = 0_usize;
+    while let Some(rest) = to.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match frame.read(rest) {
+            Ok(0) => break,
+            Ok(more) => len = len.saturating_add(more),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(len)
 }
 
 /// A compressed piece.
@@ -105,16 +132,27 @@ impl Pieces {
         let mut from = vec![0; usize::try_from(there).map_err(|_| fail())?];
         host.read_at(piece.at, &mut from)?;
         let mut to = vec![0; usize::try_from(self.unit).map_err(|_| fail())?];
-        let (status, len) = inflate(&from, &mut to, self.wrap);
-        let ended = match (status, self.wrap) {
-            (TINFLStatus::Done, _) => true,
-            // All of the piece is there, whatever follows.
-            (TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput, Wrap::Deflate) => true,
-            _ => false,
+        let (ended, len, how) = match self.wrap {
+            Wrap::Zstd => match unzstd(&from, &mut to) {
+                Ok(len) => (true, len, "the end of the frame".to_owned()),
+                Err(error) => (false, 0, escape(&error).to_string()),
+            },
+            wrap => {
+                let (status, len) = inflate(&from, &mut to, wrap);
+                let ended = match status {
+                    TINFLStatus::Done => true,
+                    // All of the piece is there, whatever follows.
+                    TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput => {
+                        wrap == Wrap::Deflate
+                    }
+                    _ => false,
+                };
+                (ended, len, format!("{status:?}"))
+            }
         };
         if !ended || len != to.len() {
             return Err(Error::malformed(format!(
-                "container: a compressed piece of {} bytes expected, found {len} ({status:?})",
+                "container: a compressed piece of {} bytes expected, found {len} ({how})",
                 to.len()
             )));
         }

@@ -78,8 +78,8 @@ struct Header {
     snapshots: u32,
     incompatible: u64,
     autoclear: u64,
-    /// Compressed clusters are not deflate.
-    other_compression: bool,
+    /// Compressed clusters are Zstandard, not deflate.
+    zstd: bool,
     backing: Option<Backing>,
     /// Something may point to clusters that declone does not follow.
     strange: bool,
@@ -201,7 +201,7 @@ impl Header {
             snapshots: be32(&view, facts::SNAPSHOTS)?,
             incompatible,
             autoclear,
-            other_compression: compression != 0,
+            zstd: compression != 0,
             backing: None,
             strange: false,
         };
@@ -345,7 +345,13 @@ impl<'a> Walk<'a> {
             host,
             header,
             runs: Runs::new(header.len),
-            pieces: Pieces::new(header.cluster, Wrap::Deflate),
+            pieces: Pieces::new(
+                header.cluster,
+                match header.zstd {
+                    true => Wrap::Zstd,
+                    false => Wrap::Deflate,
+                },
+            ),
             own: vec![
                 0..header.cluster,
                 whole(&header.l1),
@@ -488,12 +494,6 @@ impl<'a> Walk<'a> {
     }
 
     fn compressed(&mut self, entry: u64, disk: u64, here: u64) -> Result<()> {
-        if self.header.other_compression {
-            return Err(Error::unsupported(
-                "QCOW2: clusters compressed with deflate expected, found zstd",
-            )
-            .advise("convert it: qemu-img convert -O raw IMAGE disk.raw, and clean that"));
-        }
         // The offset's bits end where the count of sectors begins.
         let bits = 70_u32.saturating_sub(self.header.cluster.trailing_zeros());
         let mask = 1_u64.checked_shl(bits).unwrap_or(0).saturating_sub(1);

@@ -14,7 +14,7 @@ use crate::{
     partition::{self, Scheme, Slot, Table},
     tree::{Extent, FileEntry, FileId, FileTree, Storage},
     units::{DiskOffset, FileOffset, ImageOffset, VolumeOffset},
-    volume::{self, fat::Fat, ntfs::Ntfs},
+    volume::{self, exfat::Exfat, fat::Fat, ntfs::Ntfs},
 };
 
 /// Which images of an archive.
@@ -139,6 +139,25 @@ impl Volume {
     #[must_use]
     pub fn is_fat(&self) -> bool {
         self.kind == Some(volume::Kind::Fat)
+    }
+
+    /// Whether files are recorded in directories (FAT, exFAT), not in a table of records.
+    #[must_use]
+    pub fn has_entries(&self) -> bool {
+        matches!(self.kind, Some(volume::Kind::Fat | volume::Kind::Exfat))
+    }
+
+    /// What the records of files are, and what this one is called: by its number, or by its offset
+    /// in the volume where it has none.
+    #[must_use]
+    pub fn record_name(&self, number: u64) -> (&'static str, String) {
+        match self.has_entries() {
+            true => (
+                "directory entry",
+                format!("{:#x}", number.saturating_mul(volume::SLOT_LEN)),
+            ),
+            false => ("file record", number.to_string()),
+        }
     }
 
     /// Down the ladder: volume to disk.
@@ -395,6 +414,10 @@ fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Resu
                 volume.filesystem = fat.label();
                 Content::Files(Box::new(fat))
             }
+            Err(error) => Content::Broken(volume.climb(error)),
+        },
+        volume::Kind::Exfat => match Exfat::open(device) {
+            Ok(exfat) => Content::Files(Box::new(exfat)),
             Err(error) => Content::Broken(volume.climb(error)),
         },
         _ => Content::Closed(match probe.advice {

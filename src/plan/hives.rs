@@ -1,22 +1,29 @@
 //! The hive half of planning: what the rules find in one hive file.
 
+mod others;
 mod packed_copies;
+
+pub(super) use others::plan_others;
 
 use std::sync::Mutex;
 
 use super::{
-    Finding, HiveBytes, HivePlan, Subject, View, VolumePlan, ladder, open_hive,
-    tokens::{self, Class, Token},
+    Container, Finding, Gathered, HiveBytes, HivePlan, Identifier, Subject, View, VolumePlan,
+    ladder, open_hive,
+    tokens::{self, Class},
 };
 use crate::{
     error::{Error, Kind, Place, Result},
-    hive::{Hive, HiveEdit, State, ValueRef, read_base},
+    hive::{Hive, HiveEdit, KeyRef, State, ValueRef, read_base},
     image::{Volume, place_in},
-    rules::{Action, Rule, Target},
+    rules::{self, Action, HiveName, Rule, Target},
     text::{Name, escape},
     tree::{Extent, FileEntry, FileTree, Storage},
     units::{FileOffset, HiveOffset, VolumeOffset},
-    windows::{self, HiveFile, Role, Shape},
+    windows::{
+        self, HiveFile, Role, Shape,
+        capi::{BLOB_LIMIT, KeyPlace, Stored, parse_stored},
+    },
 };
 
 pub(super) fn plan_hive(
@@ -25,7 +32,7 @@ pub(super) fn plan_hive(
     file: &HiveFile,
     installations: &[String],
     rules: &[Rule],
-    tokens: &mut Vec<Token>,
+    gathered: &mut Gathered,
     part: &mut VolumePlan,
 ) -> Result<()> {
     let path = file.entry.path();
@@ -54,7 +61,7 @@ pub(super) fn plan_hive(
                 return Ok(());
             }
             return match packed_copies::plan(
-                volume, tree, file, *packing, &role, rules, tokens, part,
+                volume, tree, file, *packing, &role, rules, gathered, part,
             ) {
                 Err(error) if error.kind() == Kind::Io => Err(error),
                 Err(error) => {
@@ -81,7 +88,7 @@ pub(super) fn plan_hive(
             return Ok(());
         }
     }
-    match read_hive(volume, tree, file, &role, rules, tokens, part) {
+    match read_hive(volume, tree, file, &role, rules, gathered, part) {
         Ok(hive) => {
             part.hives.extend(hive);
             Ok(())
@@ -119,15 +126,25 @@ fn read_hive(
     file: &HiveFile,
     role: &str,
     rules: &[Rule],
-    tokens: &mut Vec<Token>,
+    gathered: &mut Gathered,
     part: &mut VolumePlan,
 ) -> Result<Option<HivePlan>> {
     let path = file.entry.path();
     let extents = tree.extents(file.entry.id)?;
     let at_file = |error: Error| climb_hive(error, &path, &extents);
     let opened = open_hive(tree, &file.entry, &file.logs).map_err(at_file)?;
-    let mut look =
-        |bytes: &[u8], extents: &[Extent]| look_at(volume, &path, bytes, extents, rules, tokens);
+    super::machines::note_software(file, &opened, part);
+    let mut look = |bytes: &[u8], extents: &[Extent]| {
+        look_at(
+            volume,
+            HiveName::Software,
+            &path,
+            bytes,
+            extents,
+            rules,
+            gathered,
+        )
+    };
     let seen = match &opened {
         HiveBytes::Clean(bytes) => look(bytes, &extents)?,
         // Both reasons count: the logs do not finish it, and the file cannot be read as it is.
@@ -295,11 +312,12 @@ struct Look {
 
 fn look_at(
     volume: &Volume,
+    which: HiveName,
     path: &str,
     bytes: &[u8],
     extents: &[Extent],
     rules: &[Rule],
-    tokens: &mut Vec<Token>,
+    gathered: &mut Gathered,
 ) -> Result<Look> {
     let at_file = |error: Error| climb_hive(error, path, extents);
     let hive = Hive::open(bytes).map_err(at_file)?;
@@ -308,12 +326,15 @@ fn look_at(
         extents,
         path,
         hive: &hive,
-        tokens,
+        gathered,
         findings: Vec::new(),
     };
     let mut edits = Vec::new();
     let mut unsure = None;
-    for rule in rules {
+    for rule in rules
+        .iter()
+        .filter(|rule| rule.target.hive() == Some(which))
+    {
         let found = look.rule(rule, &mut edits);
         if let Err(error) = found {
             unsure = Some(at_file(error));
@@ -394,7 +415,7 @@ struct HiveLook<'a, 'b> {
     extents: &'a [Extent],
     path: &'a str,
     hive: &'a Hive<'b>,
-    tokens: &'a mut Vec<Token>,
+    gathered: &'a mut Gathered,
     findings: Vec<Finding>,
 }
 
@@ -418,39 +439,149 @@ impl HiveLook<'_, '_> {
 
     fn rule(&mut self, rule: &Rule, edits: &mut Vec<HiveEdit>) -> Result<()> {
         for key_path in rule.target.key_paths() {
-            let path: Vec<&str> = key_path.iter().map(String::as_str).collect();
-            let key_names = || key_path.iter().map(|part| Name::new(part)).collect();
-            let shown = key_path.join("\\");
-            for key in self.hive.find_keys(&path)? {
-                match &rule.target {
-                    Target::Value { value, .. } => {
-                        for found in self.hive.values(key)? {
-                            if found.name.eq_registry(&Name::new(value)) {
+            for key_path in self.resolve(&key_path)? {
+                self.rule_at(rule, &key_path, edits)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The paths that a path with placeholders stands for in this hive.
+    fn resolve(&self, path: &[String]) -> Result<Vec<Vec<String>>> {
+        let mut paths = vec![Vec::with_capacity(path.len())];
+        for name in path {
+            let fits: fn(&str) -> bool = match name.as_str() {
+                rules::CONTROL_SETS => is_control_set,
+                rules::ANY_GUID => rules::is_braced_guid,
+                _ => {
+                    paths.iter_mut().for_each(|path| path.push(name.clone()));
+                    continue;
+                }
+            };
+            let mut next = Vec::new();
+            for path in paths {
+                let parent: Vec<&str> = path.iter().map(String::as_str).collect();
+                for key in self.hive.find_keys(&parent)? {
+                    for (_, name) in self.hive.subkeys(key)? {
+                        let name = String::from_utf16_lossy(name.units());
+                        if fits(&name) {
+                            next.push([path.as_slice(), &[name]].concat());
+                        }
+                    }
+                }
+            }
+            paths = next;
+        }
+        Ok(paths)
+    }
+
+    fn rule_at(
+        &mut self,
+        rule: &Rule,
+        key_path: &[String],
+        edits: &mut Vec<HiveEdit>,
+    ) -> Result<()> {
+        let path: Vec<&str> = key_path.iter().map(String::as_str).collect();
+        let key_names = || key_path.iter().map(|part| Name::new(part)).collect();
+        let shown = key_path.join("\\");
+        for key in self.hive.find_keys(&path)? {
+            match &rule.target {
+                Target::Value { .. } => {
+                    for found in self.hive.values(key)? {
+                        for value in rule.target.values().map(Name::new) {
+                            if found.name.eq_registry(&value) {
                                 self.value(rule, &shown, &found);
-                                push_edit(
-                                    rule,
-                                    edits,
-                                    HiveEdit::DeleteValue {
-                                        key: key_names(),
-                                        value: Name::new(value),
-                                    },
-                                );
+                                let key = key_names();
+                                push_edit(rule, edits, HiveEdit::DeleteValue { key, value });
                             }
                         }
                     }
-                    Target::Subkeys { .. } => {
-                        let subkeys = self.hive.subkeys(key)?;
-                        for (subkey, name) in &subkeys {
-                            self.subkey(rule, &shown, *subkey, name)?;
-                        }
-                        if !subkeys.is_empty() {
-                            push_edit(rule, edits, HiveEdit::DeleteSubkeys { key: key_names() });
-                        }
-                    }
-                    Target::FileAnywhere { .. } | Target::FileAtRoot { .. } => {}
                 }
+                Target::Key { .. } => {
+                    let name = self.hive.name(key)?;
+                    let parent = path
+                        .split_last()
+                        .map_or_else(String::new, |(_, above)| above.join("\\"));
+                    self.subkey(rule, &parent, key, &name)?;
+                    push_edit(rule, edits, HiveEdit::DeleteKey { key: key_names() });
+                }
+                Target::Subkeys { .. } | Target::Certificates { .. } => {
+                    let subkeys = self.hive.subkeys(key)?;
+                    for (subkey, name) in &subkeys {
+                        self.subkey(rule, &shown, *subkey, name)?;
+                    }
+                    if !subkeys.is_empty() {
+                        push_edit(rule, edits, HiveEdit::DeleteSubkeys { key: key_names() });
+                    }
+                }
+                Target::CertificateKeys { .. } => {
+                    for (subkey, name) in self.hive.subkeys(key)? {
+                        self.key_place(rule, &shown, subkey, &name)?;
+                    }
+                }
+                _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// A certificate as it is stored in this key; none if there is none.
+    fn stored(&self, key: KeyRef) -> Result<Option<Result<(Stored, Vec<u8>)>>> {
+        let values = self.hive.values(key)?;
+        let Some(blob) = values
+            .iter()
+            .find(|v| v.name.eq_registry(&Name::new("Blob")))
+        else {
+            return Ok(None);
+        };
+        if blob.data_len > BLOB_LIMIT {
+            return Ok(Some(Err(Error::limit(format!(
+                "stored certificate: at most {BLOB_LIMIT} bytes expected, found {}",
+                blob.data_len
+            )))));
+        }
+        let data = self.hive.value_data(blob);
+        Ok(Some(data.and_then(|data| Ok((parse_stored(&data)?, data)))))
+    }
+
+    /// Where the private key of a certificate is.
+    fn key_place(&mut self, rule: &Rule, parent: &str, key: KeyRef, name: &Name) -> Result<()> {
+        let certificate = String::from_utf16_lossy(name.units());
+        let evidence = match self.stored(key)? {
+            None | Some(Ok((Stored { key: None, .. }, _))) => return Ok(()),
+            Some(Ok((
+                Stored {
+                    key: Some(KeyPlace::Machine(container)),
+                    ..
+                },
+                _,
+            ))) => {
+                self.gathered.containers.push(Container {
+                    rule: rule.id.clone(),
+                    name: container,
+                    certificate,
+                });
+                return Ok(());
+            }
+            Some(Ok((
+                Stored {
+                    key: Some(KeyPlace::Elsewhere(where_to)),
+                    ..
+                },
+                _,
+            ))) => {
+                format!("{}: not looked for, not removed", escape(&where_to))
+            }
+            Some(Err(error)) => format!("where its private key is cannot be told: {error}"),
+        };
+        let place = self.places(self.hive.offset(key));
+        let subject = Subject::Key {
+            hive: self.path.to_owned(),
+            key: format!("{parent}\\{name}"),
+        };
+        let mut finding = Finding::new(rule, self.volume, subject, evidence, place);
+        finding.action = Action::Report;
+        self.findings.push(finding);
         Ok(())
     }
 
@@ -458,57 +589,45 @@ impl HiveLook<'_, '_> {
         let data = self.hive.value_data(value).unwrap_or_default();
         let text = value_text(value.kind, &data);
         if rule.effective_action() == Action::Delete {
+            let tokens = &mut self.gathered.tokens;
             match &text {
-                Some(text) => tokens::of_identifier(text, self.tokens),
+                Some(text) => tokens::of_identifier(text, tokens),
                 None => {
-                    tokens::of_content(&format!("value {}", value.name), &data, self.tokens);
+                    tokens::of_content(&format!("value {}", value.name), &data, tokens);
                 }
             }
         }
-        let shown = text.map_or_else(
-            || {
-                format!(
-                    "{} bytes {}",
-                    data.len(),
-                    hex::encode(&data[..data.len().min(32)])
-                )
-            },
-            |text| escape(&text),
-        );
-        self.findings.push(Finding {
-            rule: rule.id.clone(),
-            title: rule.title.clone(),
-            step: rule.step.clone(),
-            partition: self.volume.partition,
-            subject: Subject::Value {
-                hive: self.path.to_owned(),
-                key: key.to_owned(),
-                value: value.name.to_string(),
-                reg_type: value.kind,
-                data_len: value.data_len,
-            },
-            view: None,
-            action: rule.effective_action(),
-            evidence: shown,
-            places: self.places(value.offset),
-        });
+        let ids = match &text {
+            Some(text) => Identifier::in_text(rule, text),
+            None => Identifier::of_bytes(rule, &data),
+        };
+        let shown = match (value.kind, text, data.as_slice()) {
+            (_, Some(text), _) => escape(&text),
+            (4, None, &[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]).to_string(),
+            (..) => format!(
+                "{} bytes {}",
+                data.len(),
+                hex::encode(&data[..data.len().min(32)])
+            ),
+        };
+        let subject = Subject::Value {
+            hive: self.path.to_owned(),
+            key: key.to_owned(),
+            value: value.name.to_string(),
+            reg_type: value.kind,
+            data_len: value.data_len,
+        };
+        let places = self.places(value.offset);
+        let mut finding = Finding::new(rule, self.volume, subject, shown, places);
+        finding.ids = ids;
+        self.findings.push(finding);
     }
 
-    fn subkey(
-        &mut self,
-        rule: &Rule,
-        parent: &str,
-        key: crate::hive::KeyRef,
-        name: &Name,
-    ) -> Result<()> {
-        if rule.effective_action() == Action::Delete {
-            let mut found = Vec::new();
-            tokens::of_text(
-                &String::from_utf16_lossy(name.units()),
-                Class::Name,
-                &mut found,
-            );
-            self.tokens.append(&mut found);
+    fn subkey(&mut self, rule: &Rule, parent: &str, key: KeyRef, name: &Name) -> Result<()> {
+        let text = String::from_utf16_lossy(name.units());
+        let deletes = rule.effective_action() == Action::Delete;
+        if deletes {
+            tokens::of_text(&text, Class::Name, &mut self.gathered.tokens);
         }
         let values = self.hive.values(key)?;
         let below = self.hive.subkeys(key)?.len();
@@ -518,22 +637,62 @@ impl HiveLook<'_, '_> {
         if !names.is_empty() {
             evidence.push_str(&format!(": {}{more}", names.join(", ")));
         }
-        self.findings.push(Finding {
-            rule: rule.id.clone(),
-            title: rule.title.clone(),
-            step: rule.step.clone(),
-            partition: self.volume.partition,
-            subject: Subject::Key {
-                hive: self.path.to_owned(),
-                key: format!("{parent}\\{name}"),
+        let mut ids = Vec::new();
+        if matches!(rule.target, Target::Certificates { .. }) {
+            ids = Identifier::in_text(rule, &text);
+            match self.stored(key)? {
+                None => evidence = format!("no certificate in it; {evidence}"),
+                Some(Err(error)) => evidence = format!("{error}; {evidence}"),
+                Some(Ok((stored, blob))) => {
+                    evidence = certificate_evidence(&text, &stored);
+                    if deletes {
+                        tokens::of_certificate(&text, &stored, &blob, &mut self.gathered.tokens);
+                    }
+                }
+            }
+        }
+        let subject = Subject::Key {
+            hive: self.path.to_owned(),
+            key: match parent {
+                "" => name.to_string(),
+                parent => format!("{parent}\\{name}"),
             },
-            view: None,
-            action: rule.effective_action(),
-            evidence,
-            places: self.places(self.hive.offset(key)),
-        });
+        };
+        let places = self.places(self.hive.offset(key));
+        let mut finding = Finding::new(rule, self.volume, subject, evidence, places);
+        finding.ids = ids;
+        self.findings.push(finding);
         Ok(())
     }
+}
+
+fn certificate_evidence(name: &str, stored: &Stored) -> String {
+    let mut evidence = match &stored.thumbprint {
+        Some(thumbprint) if thumbprint.eq_ignore_ascii_case(name) => "certificate".to_owned(),
+        Some(thumbprint) => format!("certificate with another SHA-1 than its key: {thumbprint}"),
+        None => "properties without a certificate".to_owned(),
+    };
+    match &stored.key {
+        Some(KeyPlace::Machine(container)) => {
+            evidence.push_str(&format!(
+                ", private key in container `{}`",
+                escape(container)
+            ));
+        }
+        Some(KeyPlace::Elsewhere(where_to)) => {
+            evidence.push_str(&format!(", private key: {}", escape(where_to)));
+        }
+        None => evidence.push_str(", no private key"),
+    }
+    evidence
+}
+
+fn is_control_set(name: &str) -> bool {
+    let number = name
+        .get(..10)
+        .filter(|start| start.eq_ignore_ascii_case("ControlSet"))
+        .and(name.get(10..));
+    number.is_some_and(|n| n.len() == 3 && n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn push_edit(rule: &Rule, edits: &mut Vec<HiveEdit>, edit: HiveEdit) {

@@ -9,20 +9,25 @@ use std::sync::Mutex;
 use serde::Serialize;
 
 use crate::{
-    error::{Error, Place, Result},
+    error::{Error, Kind, Place, Result},
     hive::HiveEdit,
     image::{Content, Image, Volume},
     rules::{Action, Rule, Target},
     tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage},
     units::{FileOffset, VolumeOffset},
-    windows::{self, Store, StoreKind, packed::Packing},
+    windows::{self, Store, StoreKind, capi::MACHINE_KEYS, packed::Packing},
 };
 
+mod finding;
 mod hives;
+mod keys;
+pub mod machines;
+mod mentions;
 mod opening;
 mod stale;
 pub mod tokens;
 
+pub use finding::{Finding, Identifier, Subject, View};
 pub use hives::climb_hive;
 pub use opening::{HiveBytes, LogFact, LogFacts, open_hive};
 
@@ -49,6 +54,8 @@ pub struct VolumePlan {
     pub unit: &'static str,
     /// Windows directories.
     pub installations: Vec<String>,
+    /// The same directories, with what their SOFTWARE hives say of the machine.
+    pub seeds: Vec<machines::Seed>,
     /// Hives and copies, with what was read of them.
     pub hives: Vec<HivePlan>,
     /// Everything a rule matched.
@@ -107,78 +114,6 @@ impl HivePlan {
     }
 }
 
-/// A match of a rule.
-#[derive(Clone, Debug, Serialize)]
-pub struct Finding {
-    /// The rule.
-    pub rule: String,
-    /// What the rule is about, in words.
-    pub title: String,
-    /// The articles' step that it ticks off.
-    pub step: String,
-    /// Where it was found.
-    pub partition: u32,
-    /// What was found.
-    pub subject: Subject,
-    /// Where in a dirty hive: on disk, or after its logs are replayed.
-    pub view: Option<View>,
-    /// What the plan does about it.
-    pub action: Action,
-    /// The evidence in words.
-    pub evidence: String,
-    /// The address ladder, innermost first.
-    pub places: Vec<Place>,
-}
-
-/// In which state of a dirty hive something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum View {
-    /// Only in the file as it is: its logs take it out or change it.
-    OnDisk,
-    /// Only in what Windows would see: it comes from a log.
-    AfterReplay,
-    /// In both.
-    Both,
-    /// In a packed copy of a hive; the places are those of the unpacked hive.
-    Packed,
-}
-
-/// What a finding is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Subject {
-    /// A registry value.
-    Value {
-        /// Path of the hive file.
-        hive: String,
-        /// Path of the key.
-        key: String,
-        /// Name of the value.
-        value: String,
-        /// REG_* type number.
-        reg_type: u32,
-        /// Length of the data.
-        data_len: u32,
-    },
-    /// A registry key with everything below it.
-    Key {
-        /// Path of the hive file.
-        hive: String,
-        /// Path of the key.
-        key: String,
-    },
-    /// A file.
-    File {
-        /// Path.
-        path: String,
-        /// Other paths of the same file (hard links).
-        links: Vec<String>,
-        /// Length of its data.
-        len: u64,
-    },
-}
-
 /// Something that was not looked at.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct NotScanned {
@@ -186,6 +121,31 @@ pub struct NotScanned {
     pub what: String,
     /// Why.
     pub reason: String,
+}
+
+/// What the pass over all volumes leaves for afterwards.
+#[derive(Debug, Default)]
+struct Gathered {
+    tokens: Vec<Token>,
+    containers: Vec<Container>,
+}
+
+/// A container with the private key of a certificate.
+#[derive(Debug)]
+struct Container {
+    /// The rule that asks for it.
+    rule: String,
+    name: String,
+    /// The certificate, by the name of its key.
+    certificate: String,
+}
+
+/// What of one volume is looked at when all volumes were.
+#[derive(Debug, Default)]
+struct Later {
+    stores: Vec<Store>,
+    key_directories: Vec<FileEntry>,
+    mentions: Vec<mentions::Wanted>,
 }
 
 impl VolumePlan {
@@ -248,12 +208,30 @@ pub fn make_with(
     search: Search<'_>,
 ) -> Result<Plan> {
     let mut plan = Plan::default();
-    let mut stores = Vec::new();
+    let mut gathered = Gathered::default();
+    let mut later = Vec::new();
     for volume in &image.volumes {
-        let (part, found) = plan_volume(volume, rules, &mut plan.tokens, progress, search)
+        let (part, rest) = plan_volume(volume, rules, &mut gathered, progress, search)
             .map_err(|error| volume.climb(error))?;
         plan.volumes.push(part);
-        stores.push(found);
+        later.push(rest);
+    }
+    let Gathered { tokens, containers } = gathered;
+    plan.tokens = tokens;
+    // A certificate of one volume may belong to a key of another.
+    for ((volume, part), rest) in image.volumes.iter().zip(&mut plan.volumes).zip(&later) {
+        let Some(tree) = volume.tree() else { continue };
+        let directories = &rest.key_directories;
+        keys::plan(
+            volume,
+            tree,
+            directories,
+            rules,
+            &containers,
+            &mut plan.tokens,
+            part,
+        )
+        .map_err(|error| volume.climb(error))?;
     }
     for rule in rules {
         if let Target::FileAnywhere { name } = &rule.target {
@@ -269,8 +247,12 @@ pub fn make_with(
     tokens::tidy(&mut plan.tokens);
     // What is stale is told by what was found on all volumes.
     let finder = stale::Finder::new(&plan.tokens)?;
-    for ((volume, part), stores) in image.volumes.iter().zip(&mut plan.volumes).zip(stores) {
-        finish_volume(volume, &finder, stores, part).map_err(|error| volume.climb(error))?;
+    for ((volume, part), rest) in image.volumes.iter().zip(&mut plan.volumes).zip(later) {
+        if let Some(tree) = volume.tree() {
+            mentions::search(volume, tree, &rest.mentions, &plan.tokens, part)
+                .map_err(|error| volume.climb(error))?;
+        }
+        finish_volume(volume, &finder, rest.stores, part).map_err(|error| volume.climb(error))?;
     }
     Ok(plan)
 }
@@ -294,10 +276,10 @@ fn finish_volume(
 fn plan_volume(
     volume: &Volume,
     rules: &[Rule],
-    tokens: &mut Vec<Token>,
+    gathered: &mut Gathered,
     progress: Progress<'_>,
     search: Search<'_>,
-) -> Result<(VolumePlan, Vec<Store>)> {
+) -> Result<(VolumePlan, Later)> {
     let mut part = VolumePlan {
         partition: volume.partition,
         unit: volume.unit,
@@ -308,24 +290,24 @@ fn plan_volume(
         Content::Files(tree) => tree.as_ref(),
         Content::Closed(reason) => {
             part.skip(what, reason.clone());
-            return Ok((part, Vec::new()));
+            return Ok((part, Later::default()));
         }
         Content::Broken(error) => {
             part.skip(what, error.to_string());
-            return Ok((part, Vec::new()));
+            return Ok((part, Later::default()));
         }
         Content::Skipped => {
             part.skip(what, format!("another {} was chosen", volume.unit));
-            return Ok((part, Vec::new()));
+            return Ok((part, Later::default()));
         }
     };
     let mut patterns = windows::patterns();
-    patterns.extend(rules.iter().filter_map(|rule| match &rule.target {
-        Target::FileAnywhere { name } | Target::FileAtRoot { name } => {
-            Some(NamePattern::exact(name))
-        }
-        _ => None,
-    }));
+    let names = rules.iter().filter_map(|rule| rule.target.file_name());
+    patterns.extend(names.map(NamePattern::exact));
+    let wants_keys = keys::are_wanted(rules);
+    if wants_keys {
+        patterns.extend(MACHINE_KEYS.last().map(|name| NamePattern::exact(name)));
+    }
     let census = tree.census(&patterns, &mut |chunk| {
         progress("reading file records", chunk.first_record, 0);
         search(volume, chunk);
@@ -348,6 +330,8 @@ fn plan_volume(
         .iter()
         .map(|i| i.root.to_string())
         .collect();
+    let roots = found.installations.iter().map(|i| i.root.clone());
+    part.seeds = roots.map(machines::Seed::new).collect();
     for file in &found.hives {
         hives::plan_hive(
             volume,
@@ -355,20 +339,35 @@ fn plan_volume(
             file,
             &part.installations.clone(),
             rules,
-            tokens,
+            gathered,
             &mut part,
         )?;
     }
+    hives::plan_others(
+        volume,
+        tree,
+        &found.installations,
+        rules,
+        gathered,
+        &mut part,
+    )?;
     for (directory, error) in &found.unlisted {
         part.skip(
             format!("other hives in {directory}"),
             format!("the directory cannot be listed: {error}"),
         );
     }
+    let mut later = Later {
+        stores: found.stores,
+        ..Later::default()
+    };
     for entry in &census.found {
-        plan_file(volume, tree, entry, rules, tokens, &mut part)?;
+        if wants_keys && keys::is_machine_keys(entry) {
+            later.key_directories.push(entry.clone());
+        }
+        plan_file(volume, tree, entry, rules, gathered, &mut part, &mut later)?;
     }
-    Ok((part, found.stores))
+    Ok((part, later))
 }
 
 /// A file that is a hive under one name and a target under another (a hard link) is neither edited
@@ -473,8 +472,9 @@ fn plan_file(
     tree: &dyn FileTree,
     entry: &FileEntry,
     rules: &[Rule],
-    tokens: &mut Vec<Token>,
+    gathered: &mut Gathered,
     part: &mut VolumePlan,
+    later: &mut Later,
 ) -> Result<()> {
     for rule in rules {
         let matched = match &rule.target {
@@ -483,9 +483,18 @@ fn plan_file(
                 .paths
                 .iter()
                 .any(|path| path.0.len() == 1 && path.0[0].eq_ascii(name)),
+            Target::FileAt { path: tail }
+            | Target::Folder { path: tail }
+            | Target::Mentions { path: tail } => {
+                entry.paths.iter().any(|path| keys::ends_with(path, tail))
+            }
             _ => false,
         };
         if !matched {
+            continue;
+        }
+        if let Target::Folder { .. } = rule.target {
+            plan_folder(volume, tree, entry, rule, part)?;
             continue;
         }
         if entry.is_directory {
@@ -495,53 +504,82 @@ fn plan_file(
             );
             continue;
         }
-        let action = rule.effective_action();
+        if let Target::Mentions { .. } = rule.target {
+            later.mentions.push(mentions::Wanted {
+                rule: rule.clone(),
+                entry: entry.clone(),
+            });
+            continue;
+        }
         let (evidence, bytes) = file_evidence(tree, entry);
-        if action == Action::Delete {
+        if rule.effective_action() == Action::Delete {
             if let Some(bytes) = &bytes {
-                tokens::of_content(&entry.path(), bytes, tokens);
+                tokens::of_content(&entry.path(), bytes, &mut gathered.tokens);
+            }
+            if let (Target::FileAt { .. }, Some(name)) = (&rule.target, rule.target.file_name()) {
+                tokens::of_text(name, Class::Name, &mut gathered.tokens);
             }
             if !part.removals.iter().any(|other| other.id == entry.id) {
                 part.removals.push(entry.clone());
             }
         }
-        let record = entry.id.0 & 0xFFFF_FFFF_FFFF;
-        let mut places = Vec::new();
-        match volume.is_image() {
-            true => places.push(Place {
-                space: volume.unit,
-                value: volume.partition.to_string(),
-            }),
-            false => places.push(Place {
-                space: "file record",
-                value: record.to_string(),
-            }),
+        let places = file_places(volume, tree, entry);
+        let mut finding = Finding::new(rule, volume, Subject::file(entry), evidence, places);
+        if let Some(text) = bytes.as_deref().and_then(tokens::as_text) {
+            finding.ids = Identifier::in_file(rule, &text);
         }
-        if let Ok(at) = tree.record_offset(record, 0) {
-            ladder(volume, at, &mut places);
-        }
-        part.findings.push(Finding {
-            rule: rule.id.clone(),
-            title: rule.title.clone(),
-            step: rule.step.clone(),
-            partition: volume.partition,
-            subject: Subject::File {
-                path: entry.path(),
-                links: entry
-                    .paths
-                    .iter()
-                    .skip(1)
-                    .map(ToString::to_string)
-                    .collect(),
-                len: entry.len,
-            },
-            view: None,
-            action,
-            evidence,
-            places,
-        });
+        part.findings.push(finding);
     }
     Ok(())
+}
+
+/// A directory is only shown: what is in it is not removed.
+fn plan_folder(
+    volume: &Volume,
+    tree: &dyn FileTree,
+    entry: &FileEntry,
+    rule: &Rule,
+    part: &mut VolumePlan,
+) -> Result<()> {
+    if !entry.is_directory {
+        return Ok(());
+    }
+    let evidence = match tree.list(entry.id) {
+        Ok(entries) => {
+            let folders = entries.iter().filter(|entry| entry.is_directory).count();
+            format!(
+                "a directory with {} files and {folders} directories in it",
+                entries.len() - folders
+            )
+        }
+        Err(error) if error.kind() == Kind::Io => return Err(error),
+        Err(error) => format!("a directory that cannot be listed: {error}"),
+    };
+    let places = file_places(volume, tree, entry);
+    let mut finding = Finding::new(rule, volume, Subject::file(entry), evidence, places);
+    finding.action = Action::Report;
+    part.findings.push(finding);
+    Ok(())
+}
+
+/// Where a file's record is.
+fn file_places(volume: &Volume, tree: &dyn FileTree, entry: &FileEntry) -> Vec<Place> {
+    let record = entry.id.0 & 0xFFFF_FFFF_FFFF;
+    let mut places = Vec::new();
+    match volume.is_image() {
+        true => places.push(Place {
+            space: volume.unit,
+            value: volume.partition.to_string(),
+        }),
+        false => {
+            let (space, value) = volume.record_name(record);
+            places.push(Place { space, value });
+        }
+    }
+    if let Ok(at) = tree.record_offset(record, 0) {
+        ladder(volume, at, &mut places);
+    }
+    places
 }
 
 fn file_evidence(tree: &dyn FileTree, entry: &FileEntry) -> (String, Option<Vec<u8>>) {

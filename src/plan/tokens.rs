@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::Name;
+use crate::{text::Name, windows::capi::Stored};
 
 /// How much a hit means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -173,6 +173,35 @@ fn of_guid(digits: &str, out: &mut Vec<Token>) {
     }
 }
 
+/// A removed certificate: its thumbprint, as text and as bytes, and pieces of it.
+pub fn of_certificate(name: &str, stored: &Stored, blob: &[u8], out: &mut Vec<Token>) {
+    for thumbprint in [Some(name), stored.thumbprint.as_deref()]
+        .into_iter()
+        .flatten()
+    {
+        let Some(bytes) = hex::decode(thumbprint)
+            .ok()
+            .filter(|bytes| bytes.len() == 20)
+        else {
+            continue;
+        };
+        of_text(thumbprint, Class::Identifier, out);
+        if bytes.iter().any(|byte| *byte != bytes[0]) {
+            out.push(Token {
+                label: format!("{thumbprint} (binary)"),
+                bytes,
+                fold: false,
+                class: Class::Identifier,
+            });
+        }
+    }
+    of_bytes(
+        &format!("certificate {}", crate::text::escape(name)),
+        blob,
+        out,
+    );
+}
+
 /// Pieces of a removed file's content: lines that carry a value for text, spread windows for
 /// binary data. Bytes that stand in many files (zeros, headings) are no evidence and are left out.
 pub fn of_content(label: &str, bytes: &[u8], out: &mut Vec<Token>) {
@@ -190,6 +219,11 @@ pub fn of_content(label: &str, bytes: &[u8], out: &mut Vec<Token>) {
         }
         return;
     }
+    of_bytes(label, bytes, out);
+}
+
+/// Spread windows of binary data.
+fn of_bytes(label: &str, bytes: &[u8], out: &mut Vec<Token>) {
     const WINDOW: usize = 32;
     let last = bytes.len().saturating_sub(WINDOW);
     for start in [0, last / 3, last / 3 * 2, last] {

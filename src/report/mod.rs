@@ -8,11 +8,12 @@ use serde::Serialize;
 use crate::{
     apply::stage::HiveDone,
     error::{Error, Kind, Place},
-    plan::{Finding, LogFacts, NotScanned, tokens::Token},
+    plan::{Finding, LogFacts, NotScanned, machines::MachineFacts, tokens::Token},
     tree::{Obstacle, Removal},
     verify::residue::Residue,
 };
 
+mod machines;
 pub mod text;
 
 /// What one run says about one image. The JSON output is this structure.
@@ -36,6 +37,8 @@ pub struct ImageReport {
     pub image: Option<ImageFacts>,
     /// The volumes.
     pub volumes: Vec<VolumeFacts>,
+    /// Who each Windows installation is, and whether it was generalized, before the clean.
+    pub machines: Vec<MachineFacts>,
     /// What the rules matched before the clean.
     pub findings: Vec<Finding>,
     /// What a clean did, or would do.

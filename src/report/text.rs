@@ -40,6 +40,7 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
     for volume in &report.volumes {
         write_volume(out, volume)?;
     }
+    super::machines::write(out, &report.machines)?;
     if ["scan", "clean"].contains(&report.verb) || !report.findings.is_empty() {
         write_steps(out, report, rules)?;
     }

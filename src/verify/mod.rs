@@ -470,7 +470,7 @@ fn witness_volume(
 
 /// What a volume's file records are called.
 fn records_of(volume: &Volume) -> &'static str {
-    match volume.is_fat() {
+    match volume.has_entries() {
         true => "names of deleted entries",
         false => "$MFT",
     }

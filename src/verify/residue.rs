@@ -290,9 +290,9 @@ pub fn place_hits(
 }
 
 fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
-    let record = match volume.is_fat() {
-        true => "directory entry",
-        false => "file record",
+    let record = |number: u64| {
+        let (record, value) = volume.record_name(number);
+        format!("{record} {value}")
     };
     match owner {
         Owner::Free { cluster } => (
@@ -303,7 +303,10 @@ fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
             number,
             in_use: false,
             ..
-        } => (Where::RecordSlack, format!("{record} {number}, not in use")),
+        } => (
+            Where::RecordSlack,
+            format!("{}, not in use", record(*number)),
+        ),
         Owner::Record {
             number,
             slack: true,
@@ -312,13 +315,14 @@ fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
         } => (
             Where::RecordSlack,
             format!(
-                "unused part of {record} {number} ({})",
+                "unused part of {} ({})",
+                record(*number),
                 path.as_deref().unwrap_or("?")
             ),
         ),
         Owner::Record { number, path, .. } => (
             Where::LiveFile,
-            format!("{record} {number} of {}", path.as_deref().unwrap_or("?")),
+            format!("{} of {}", record(*number), path.as_deref().unwrap_or("?")),
         ),
         Owner::File {
             path,

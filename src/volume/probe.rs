@@ -83,9 +83,7 @@ pub const FILESYSTEMS: &[FileSystem] = &[
     FileSystem {
         kind: Kind::Exfat,
         evidence: |boot| magic(boot, 3, b"EXFAT   "),
-        advice: Some(
-            "exFAT is not read by this version; Windows does not start from it, but copies of files may lie here",
-        ),
+        advice: None,
     },
     FileSystem {
         kind: Kind::Fat,

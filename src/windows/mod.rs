@@ -4,8 +4,16 @@
 //! Knows: tree, hive (its probe), image. Facts from: `shared/facts/identity.md` 2.4, Q183253.
 //! Never: knows which keys matter; edits.
 
+pub mod capi;
+pub mod cert;
+pub mod generalization;
+pub mod ini;
+pub mod machine;
 pub mod packed;
 mod recycled;
+pub mod registry;
+pub mod sid;
+pub mod uuid;
 
 use packed::Packing;
 

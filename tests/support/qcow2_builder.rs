@@ -144,6 +144,56 @@ pub fn image(raw: &[u8], shape: Shape) -> Vec<u8> {
     out
 }
 
+/// An image of version 3 whose clusters are compressed by `pack`; those of zeros are absent.
+/// `zstd`: the header says so.
+pub fn packed(raw: &[u8], bits: u32, zstd: bool, pack: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let cluster = 1_usize << bits;
+    let count = raw.len().div_ceil(cluster);
+    let l2_count = count.div_ceil(cluster / 8);
+    assert!(l2_count * 8 <= cluster);
+    let l2_at = L1_CLUSTER + 1;
+    let table = l2_at + l2_count;
+    let mut out = vec![0; (table + 2) * cluster];
+    put(&mut out, 0, b"QFI\xFB");
+    put(&mut out, 4, &3_u32.to_be_bytes());
+    put(&mut out, 20, &bits.to_be_bytes());
+    put(&mut out, 24, &(raw.len() as u64).to_be_bytes());
+    put(&mut out, 36, &(l2_count as u32).to_be_bytes());
+    put(&mut out, 40, &((L1_CLUSTER * cluster) as u64).to_be_bytes());
+    put(&mut out, 48, &((table * cluster) as u64).to_be_bytes());
+    put(&mut out, 56, &1_u32.to_be_bytes());
+    put(&mut out, 96, &4_u32.to_be_bytes());
+    put(&mut out, 100, &112_u32.to_be_bytes());
+    if zstd {
+        put(&mut out, 72, &(1_u64 << 3).to_be_bytes());
+        out[104] = 1;
+    }
+    for n in 0..l2_count {
+        let entry = ((l2_at + n) * cluster) as u64 | COPIED;
+        put(&mut out, L1_CLUSTER * cluster + n * 8, &entry.to_be_bytes());
+    }
+    let block = ((table + 1) * cluster) as u64;
+    put(&mut out, table * cluster, &block.to_be_bytes());
+    for (n, part) in raw.chunks(cluster).enumerate() {
+        if part.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let mut part = part.to_vec();
+        part.resize(cluster, 0);
+        let (at, bytes) = (out.len(), pack(&part));
+        let more = (at + bytes.len() - 1) / 512 - at / 512;
+        let entry = 1 << 62 | (more as u64) << (70 - bits) | at as u64;
+        put(&mut out, l2_at * cluster + n * 8, &entry.to_be_bytes());
+        out.extend(bytes);
+    }
+    out.resize(out.len().next_multiple_of(cluster), 0);
+    assert!(out.len() / cluster <= cluster / 2);
+    for n in 0..out.len() / cluster {
+        set_refcount(&mut out, n, 1);
+    }
+    out
+}
+
 /// The first cluster of the file without a reference, if the shape had some.
 pub fn spare_at(file: &[u8], shape: Shape) -> usize {
     be64(file, 48) as usize - (shape.spare << shape.bits)

@@ -11,8 +11,8 @@ use crate::{
     error::{Error, Result},
     hive::{self, Probe, read_base},
     image::{self, Volume},
-    plan::{HivePlan, View, VolumePlan, tokens::Token},
-    rules::{Action, Rule},
+    plan::{Gathered, HivePlan, View, VolumePlan},
+    rules::{Action, HiveName, Rule},
     tree::FileTree,
     windows::{
         HiveFile,
@@ -31,7 +31,7 @@ pub(super) fn plan(
     packing: Packing,
     role: &str,
     rules: &[Rule],
-    tokens: &mut Vec<Token>,
+    gathered: &mut Gathered,
     part: &mut VolumePlan,
 ) -> Result<()> {
     let path = file.entry.path();
@@ -55,7 +55,15 @@ pub(super) fn plan(
     }
     let Look {
         findings, skipped, ..
-    } = look_at(volume, &path, &bytes, &[], rules, tokens)?;
+    } = look_at(
+        volume,
+        HiveName::Software,
+        &path,
+        &bytes,
+        &[],
+        rules,
+        gathered,
+    )?;
     let what = format!("packed ({})", packing.name());
     if skipped > 0 {
         part.skip(
