@@ -111,7 +111,7 @@ pub fn registry_upcase(unit: u16) -> u16 {
 }
 
 /// Makes text safe for a terminal, a log and a reader: control characters, bidirectional and
-/// zero-width marks and line separators become `\u{..}`. A backslash stays: it separates paths.
+/// zero-width marks, fillers and line separators become `\u{..}`. A backslash stays: it separates paths.
 #[must_use]
 pub fn escape(text: &str) -> String {
     text.chars()
@@ -141,8 +141,10 @@ impl Escaped {
     fn push(self, out: &mut String) {
         let code = u32::from(self.0);
         let hidden = self.0.is_control()
-            || matches!(code, 0xAD | 0x61C | 0x180E | 0x200B..=0x200F | 0x2028..=0x202E
-                | 0x2060..=0x206F | 0xFE00..=0xFE0F | 0xFEFF | 0xFFF0..=0xFFFB | 0xE0000..=0xE0FFF);
+            || matches!(code, 0xAD | 0x34F | 0x61C | 0x115F | 0x1160 | 0x17B4 | 0x17B5
+                | 0x180B..=0x180F | 0x200B..=0x200F | 0x2028..=0x202E | 0x2060..=0x206F | 0x3164
+                | 0xFE00..=0xFE0F | 0xFEFF | 0xFFA0 | 0xFFF0..=0xFFFC | 0xFFFE | 0xFFFF
+                | 0x1D173..=0x1D17A | 0xE0000..=0xE0FFF);
         if hidden {
             out.push_str(&format!("\\u{{{code:x}}}"));
         } else {

@@ -251,9 +251,9 @@ pub struct Obstacle {
 /// What a removal did, for the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// File records freed, extension records included.
+    /// File records freed, extension records included; 0 where files have none.
     pub records: u64,
-    /// Index entries removed.
+    /// Entries of directories removed.
     pub index_entries: u64,
     /// Clusters freed and zeroed.
     pub clusters: u64,
@@ -304,6 +304,11 @@ pub trait FileTree: fmt::Debug + Send + Sync {
     /// Volume ranges that keep traces of names besides the file records: the journals, the given
     /// files' parents' indexes. With a label each.
     fn trace_areas(&self, ids: &[FileId]) -> Result<Vec<(String, Vec<Range<u64>>)>>;
+
+    /// Volume ranges of the file system's own structures, for a picture. With a label each.
+    fn structures(&self) -> Result<Vec<(String, Vec<Range<u64>>)>> {
+        Ok(Vec::new())
+    }
 
     /// Who owns each of these bytes; one pass for all, or none if the `likely` files own them all.
     fn owners(&self, offsets: &[VolumeOffset], likely: &[FileId]) -> Result<Vec<Owner>>;

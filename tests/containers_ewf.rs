@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A disk that differs everywhere and is compressible in parts.
-fn disk(sectors: usize) -> Vec<u8> {
+pub fn disk(sectors: usize) -> Vec<u8> {
     let mut state = 0x1234_5678_u32;
     let mut bytes: Vec<u8> = (0..sectors * 512)
         .map(|at| {
@@ -196,7 +196,7 @@ fn a_machine_in_an_e01_is_scanned_and_verified_but_not_written() {
 }
 
 /// Cleans an image to a raw file: as the clean of the raw disk, byte for byte, and the image stays.
-fn check_to_raw(dir: &Path, image: &Path, clean: &[u8]) {
+pub fn check_to_raw(dir: &Path, image: &Path, clean: &[u8]) {
     let before = digest(image);
     let out = dir.join("to.raw");
     let report = dir.join("to.json");
@@ -257,12 +257,13 @@ fn check_to_raw(dir: &Path, image: &Path, clean: &[u8]) {
 fn container_of(image: &Path) -> &str {
     match image.extension().unwrap().to_str().unwrap() {
         "E01" => "e01",
+        "Ex01" => "ex01",
         other => other,
     }
 }
 
 /// The raw disk, and what a clean makes of it.
-fn raw_and_clean(dir: &Path) -> (Vec<u8>, Vec<u8>) {
+pub fn raw_and_clean(dir: &Path) -> (Vec<u8>, Vec<u8>) {
     let raw = machine_disk();
     let (plain, out) = (dir.join("plain.img"), dir.join("plain.out"));
     fs::write(&plain, &raw).unwrap();

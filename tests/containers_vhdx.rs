@@ -40,6 +40,29 @@ fn check_headers(name: &str, before: &[u8], after: &[u8], steps: u64) {
     }
 }
 
+/// The identifiers follow from the file and from what is written: the same twice, others for others.
+#[test]
+fn two_changes_of_one_vhdx_never_share_an_identifier() {
+    let raw = machine_disk();
+    let file = vhdx::build(&raw, Shape::default());
+    let headers = |byte: u8| {
+        let overlay = Arc::new(Overlay::new(Arc::new(Memory::new(file.clone()))));
+        let host: Device = overlay.clone();
+        let opened = container::open(host, Some("vhdx"), &Neighbours::default()).unwrap();
+        opened.disk.write_at(1 << 20, &[byte; 8]).unwrap();
+        opened.places.seal().unwrap();
+        let mut now = vec![0; file.len()];
+        overlay.read_at(0, &mut now).unwrap();
+        let [a, b] = vhdx::both_headers(&now);
+        assert_eq!(a.data_write, b.data_write);
+        (a.data_write, a.file_write)
+    };
+    let (one, again, other) = (headers(1), headers(1), headers(2));
+    assert_eq!(one, again);
+    assert_ne!(one.0, other.0);
+    assert_ne!(one.1, other.1);
+}
+
 /// Scan, clean to a copy, clean in place, undo: against the raw disk that is inside.
 fn check(name: &str, raw: &[u8], file: &[u8]) {
     assert!(vhdx::guest(file) == raw, "{name}: the builder");

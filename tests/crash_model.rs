@@ -52,7 +52,7 @@ use declone::{
 
 use chance::{Breadth, Chance};
 use explore::{Budget, Explorer, Tally, hurts};
-use machine::{Fault, Fs, Machine, Name, Twist};
+use machine::{Fault, Fs, Image, Machine, Name, Twist};
 use scenarios::{Plan, Scenario, journal_file};
 
 /// Part of every run's seed.
@@ -263,7 +263,7 @@ fn a_protocol_with_a_step_missing_or_out_of_place_is_caught() {
 }
 
 /// A recovery that must refuse, on an image with a journal.
-fn refused(image: &[u8], journal: Vec<u8>) {
+fn refused(image: &Image, journal: Vec<u8>) {
     let fs = Fs::new(image).with_file(Name::Journal, journal);
     let mut machine = Machine::new(fs.clone(), Twist::None);
     let error = protocol::recover(&mut machine).unwrap_err();
@@ -275,11 +275,11 @@ fn refused(image: &[u8], journal: Vec<u8>) {
 #[test]
 fn a_journal_of_another_image_of_the_same_size_is_refused_and_nothing_is_written() {
     let stages = scenarios::three_pages().stages;
-    let other: Vec<u8> = stages[0].iter().map(|byte| byte ^ 0x0F).collect();
+    let other: Image = vec![stages[0][0].iter().map(|byte| byte ^ 0x0F).collect()];
     refused(&other, journal_file(&stages[0], &stages[1]));
     // Even one page that is another's is enough.
     let mut half = stages[0].clone();
-    half[6 * 4096..].copy_from_slice(&other[6 * 4096..]);
+    half[0][6 * 4096..].copy_from_slice(&other[0][6 * 4096..]);
     refused(&half, journal_file(&stages[0], &stages[1]));
 }
 
@@ -287,9 +287,9 @@ fn a_journal_of_another_image_of_the_same_size_is_refused_and_nothing_is_written
 fn a_journal_of_an_image_that_was_resized_is_refused_and_nothing_is_written() {
     let stages = scenarios::three_pages().stages;
     let journal = journal_file(&stages[0], &stages[1]);
-    for len in [0, 4096, stages[0].len() - 1, stages[0].len() + 512] {
+    for len in [0, 4096, stages[0][0].len() - 1, stages[0][0].len() + 512] {
         let mut image = stages[0].clone();
-        image.resize(len, 0);
+        image[0].resize(len, 0);
         refused(&image, journal.clone());
         let fs = Fs::new(&image).with_file(Name::Journal, journal.clone());
         let mut machine = Machine::new(fs, Twist::None);
@@ -306,7 +306,7 @@ fn one_sector_that_is_neither_old_nor_new_is_refused_and_nothing_is_written() {
         for page in [1, 4, 6] {
             for sector in 0..8 {
                 let mut image = base.clone();
-                image[page * 4096 + sector * 512 + 100] ^= 0x80;
+                image[0][page * 4096 + sector * 512 + 100] ^= 0x80;
                 refused(&image, journal.clone());
             }
         }
@@ -319,7 +319,7 @@ fn looking_whether_a_journal_waits_changes_nothing() {
     for start in &scenario.starts {
         let mut machine = Machine::new(start.clone(), Twist::None).recording(7);
         let (bond, change) = protocol::pending(&mut machine).unwrap().unwrap();
-        assert_eq!(bond.image_len, machine.image_len());
+        assert_eq!([bond.image_len], machine.lens().unwrap()[..]);
         assert_eq!(change.pages().len(), 3);
         assert_eq!(machine.fs, *start);
         assert!(machine.moments.unwrap().is_empty());

@@ -34,7 +34,7 @@ const TARGETS: [&str; 5] = [
 /// Entries that were deleted before the capture; their names are left.
 const DELETED: [&str; 2] = [r"\TEMP\Smscfg.ini", r"\TEMP\SMSUID.DAT"];
 
-fn wide(text: &str) -> Vec<u8> {
+pub(crate) fn wide(text: &str) -> Vec<u8> {
     put::utf16(text)
 }
 
@@ -126,7 +126,7 @@ fn without_hives(built: &BuiltFat, volume: &[u8]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn same(name: &str, found: &[u8], want: &[u8]) {
+pub(crate) fn same(name: &str, found: &[u8], want: &[u8]) {
     assert_eq!(found.len(), want.len(), "{name}");
     let other: Vec<String> = (0..found.len())
         .filter(|at| found[*at] != want[*at])
@@ -137,7 +137,7 @@ fn same(name: &str, found: &[u8], want: &[u8]) {
 }
 
 #[track_caller]
-fn no_identity(name: &str, bytes: &[u8]) {
+pub(crate) fn no_identity(name: &str, bytes: &[u8]) {
     for form in oracle::guid_forms(GUID) {
         let found = oracle::find_all(bytes, &form);
         assert!(found.is_empty(), "{name}: {form:x?} at {found:x?}");
@@ -635,11 +635,11 @@ fn the_sample_made_by_others_is_read() {
     }
 }
 
-fn wanted() -> bool {
+pub(crate) fn wanted() -> bool {
     std::env::var_os("DECLONE_WITNESS").is_some_and(|value| value == "1")
 }
 
-fn output(program: &str, args: &[&str]) -> std::process::Output {
+pub(crate) fn output(program: &str, args: &[&str]) -> std::process::Output {
     Command::new(program)
         .args(args)
         .env("LC_ALL", "C.UTF-8")
@@ -649,7 +649,7 @@ fn output(program: &str, args: &[&str]) -> std::process::Output {
 }
 
 #[track_caller]
-fn succeeds(program: &str, args: &[&str]) -> String {
+pub(crate) fn succeeds(program: &str, args: &[&str]) -> String {
     let out = output(program, args);
     let text = format!(
         "{}{}",
@@ -690,7 +690,7 @@ fn fsck(image: &Path) -> String {
 }
 
 /// Every file of a directory of the host, by path.
-fn tree(root: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+pub(crate) fn tree(root: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
     let mut files = std::collections::BTreeMap::new();
     let mut below = vec![root.to_owned()];
     while let Some(dir) = below.pop() {

@@ -9,7 +9,7 @@ use std::{
 
 use declone::{
     apply::{
-        change::Change,
+        change::{Change, FileLen},
         journal::{self, Bond, Role},
     },
     device::{Page, Patch},
@@ -24,28 +24,37 @@ use crate::{
 const PAGE: usize = 4096;
 
 /// An image, the same image cleaned, and the change between them.
-struct Case {
+pub(crate) struct Case {
     dir: tempfile::TempDir,
-    image: PathBuf,
-    old: Vec<u8>,
-    new: Vec<u8>,
-    change: Change,
+    pub(crate) image: PathBuf,
+    pub(crate) old: Vec<u8>,
+    pub(crate) new: Vec<u8>,
+    pub(crate) change: Change,
 }
 
 impl Case {
     fn new() -> Self {
+        Self::of(|image| machine::write(&machine::volume(8 << 20, Geometry::default(), 3), image))
+    }
+
+    /// Of the image that `write` makes.
+    pub(crate) fn of<T>(write: impl FnOnce(&Path) -> T) -> Self {
         let dir = scratch();
         let image = dir.path().join("a.img");
-        machine::write(&machine::volume(8 << 20, Geometry::default(), 3), &image);
+        write(&image);
         let cleaned = dir.path().join("cleaned.img");
         declone(&["clean", arg(&image), "-o", arg(&cleaned)]).exits(0);
         let (old, new) = (fs::read(&image).unwrap(), fs::read(&cleaned).unwrap());
         fs::remove_file(&cleaned).unwrap();
         let patches = patches(&old, &new);
-        let change = Change::prepare(&patches, old.len() as u64, &mut |at, out| {
-            out.copy_from_slice(&old[at as usize..][..out.len()]);
-            Ok(())
-        })
+        let change = Change::prepare(
+            &patches,
+            &[FileLen::fixed(old.len() as u64)],
+            &mut |at, out| {
+                out.copy_from_slice(&old[at as usize..][..out.len()]);
+                Ok(())
+            },
+        )
         .unwrap();
         assert!(change.pages().len() > 20, "a change worth interrupting");
         Self {
@@ -57,7 +66,7 @@ impl Case {
         }
     }
 
-    fn journal(&self) -> PathBuf {
+    pub(crate) fn journal(&self) -> PathBuf {
         self.dir.path().join("a.img.declone-journal")
     }
 
@@ -80,7 +89,7 @@ impl Case {
     }
 
     /// As a crash leaves it after `pages` pages, with the next one torn after `sectors` sectors.
-    fn interrupt(&self, pages: usize, sectors: usize) {
+    pub(crate) fn interrupt(&self, pages: usize, sectors: usize) {
         let mut image = self.old.clone();
         for (number, page) in self.change.pages().iter().enumerate().take(pages + 1) {
             let at = page.offset as usize;
@@ -95,7 +104,7 @@ impl Case {
         write_private(&self.journal(), &self.journal_bytes());
     }
 
-    fn now(&self) -> Vec<u8> {
+    pub(crate) fn now(&self) -> Vec<u8> {
         fs::read(&self.image).unwrap()
     }
 }

@@ -43,6 +43,22 @@ pub fn tool(program: &str, args: &[&str]) -> Output {
     output
 }
 
+/// The disk in an image, as a library in Python reads it (`tools/read-disk`).
+#[track_caller]
+pub fn other_reading(library: &str, image: &Path) -> Vec<u8> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = here.join("target/witness/python/bin/python3");
+    let script = here.join("tools/read-disk");
+    let out = image.with_extension("other");
+    tool(
+        arg(&python),
+        &[arg(&script), library, arg(image), arg(&out)],
+    );
+    let bytes = std::fs::read(&out).unwrap();
+    std::fs::remove_file(out).unwrap();
+    bytes
+}
+
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,5 +1,11 @@
 //! What an in-place run writes, page by page: where, the new bytes, and digests that tell the old
 //! page, the new page and a torn mixture of both from anything else.
+//!
+//! A file can become longer (an archive whose contents compress worse than before), or shorter again
+//! (its undo). The pages behind the shorter end are all part of the change: what a crash leaves in a
+//! part that is just growing is anything.
+
+use std::{collections::BTreeMap, ops::Range};
 
 use sha2::{Digest, Sha256};
 
@@ -25,12 +31,49 @@ pub type Sha = [u8; 32];
 /// The first 16 bytes of the SHA-256 of an old sector.
 pub type SectorSha = [u8; 16];
 
+/// A file of the image, before and after the change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLen {
+    /// Where it starts in the image's address space.
+    pub start: u64,
+    /// Its length before.
+    pub old: u64,
+    /// Its length after.
+    pub new: u64,
+}
+
+impl FileLen {
+    /// An image of one file that keeps its length.
+    #[must_use]
+    pub fn fixed(len: u64) -> Self {
+        Self {
+            start: 0,
+            old: len,
+            new: len,
+        }
+    }
+
+    /// Whether its length is between those before and after, or one of them.
+    #[must_use]
+    pub fn may_be(&self, len: u64) -> bool {
+        (self.old.min(self.new)..=self.old.max(self.new)).contains(&len)
+    }
+
+    /// How many bytes of the page at `offset` a file of `len` bytes has.
+    fn in_page(&self, offset: u64, len: u64) -> usize {
+        let end = self.start.saturating_add(len);
+        end.saturating_sub(offset).min(PAGE_LEN as u64) as usize
+    }
+}
+
 /// One page that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageChange {
     /// Image offset, a multiple of [`PAGE_LEN`].
     pub offset: u64,
-    /// Length in bytes: [`PAGE_LEN`], or less at the end of the image.
+    /// Bytes before: [`PAGE_LEN`], or less at the end of a file that had fewer.
+    pub old_len: usize,
+    /// Bytes after.
     pub len: usize,
     /// What goes there.
     pub page: Page,
@@ -38,7 +81,7 @@ pub struct PageChange {
     pub old: Sha,
     /// Digest of the page after.
     pub new: Sha,
-    /// Digests of the sectors before; those behind the end of a short page are zero.
+    /// Digests of the sectors before, as far as they stay; the others are zero.
     pub sectors: [SectorSha; SECTORS],
 }
 
@@ -56,6 +99,17 @@ pub enum State {
 }
 
 impl PageChange {
+    /// Bytes that the page has or had, whichever is more: as many as the file has are to be read.
+    #[must_use]
+    pub fn span(&self) -> usize {
+        self.len.max(self.old_len)
+    }
+
+    /// Bytes that the page has before and after.
+    fn stays(&self) -> usize {
+        self.len.min(self.old_len)
+    }
+
     /// The new bytes.
     #[must_use]
     pub fn new_bytes(&self) -> &[u8] {
@@ -74,21 +128,33 @@ impl PageChange {
         }
     }
 
-    /// Tells what is on disk.
+    /// Tells what is on disk: as much of [`PageChange::span`] as the file has.
     #[must_use]
     pub fn state(&self, found: &[u8]) -> State {
         if self.is_new(found) {
             return State::New;
         }
-        if sha(found) == self.old {
+        // Behind its old end a file that grows may hold anything.
+        if found
+            .get(..self.old_len)
+            .is_some_and(|old| sha(old) == self.old)
+        {
             return State::Old;
         }
-        let torn = found.len() == self.len
-            && found
-                .chunks(SECTOR_LEN)
-                .zip(self.new_bytes().chunks(SECTOR_LEN))
-                .zip(&self.sectors)
-                .all(|((found, new), old)| found == new || sector_sha(found) == *old);
+        let new = self.new_bytes();
+        // What comes or goes may hold anything: a power cut can keep the length and lose the bytes, or
+        // the other way round. What stays is old or new, sector by sector.
+        let stays = self.stays();
+        let torn = found
+            .get(..stays)
+            .zip(new.get(..stays))
+            .is_some_and(|(found, new)| {
+                found
+                    .chunks(SECTOR_LEN)
+                    .zip(new.chunks(SECTOR_LEN))
+                    .zip(&self.sectors)
+                    .all(|((found, new), old)| found == new || sector_sha(found) == *old)
+            });
         if torn { State::Torn } else { State::Foreign }
     }
 }
@@ -96,59 +162,156 @@ impl PageChange {
 /// A set of page changes that has passed the write guard, with the old bytes where they are known.
 #[derive(Clone, Debug)]
 pub struct Change {
+    files: Vec<FileLen>,
     pages: Vec<PageChange>,
     /// The old bytes, [`PAGE_LEN`] a page; empty when the change was read from a journal.
     old: Vec<u8>,
 }
 
 impl Change {
-    /// Reads the old bytes of every patch from the image and takes digests.
+    /// Reads the old bytes of every patch from the image and takes digests. `read` is asked for bytes
+    /// that the files have before the change. Pages behind the shorter of a file's two lengths are
+    /// added.
     pub fn prepare(
         patches: &[Patch],
-        image_len: u64,
+        files: &[FileLen],
         read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
     ) -> Result<Self> {
-        guard::check(patches, image_len)?;
+        let after: Vec<Range<u64>> = files
+            .iter()
+            .map(|file| file.start..file.start.saturating_add(file.new))
+            .collect();
+        guard::check(patches, &after)?;
+        let moved: u64 = files.iter().map(|file| file.old.abs_diff(file.new)).sum();
         let total: u64 = patches.iter().map(|patch| patch.len).sum();
+        let total = total.saturating_add(moved);
         if total > MAX_IN_PLACE_BYTES {
             return Err(Error::limit(format!(
                 "change in place: at most {MAX_IN_PLACE_BYTES} bytes expected, found {total}"
             ))
             .advise("write a cleaned copy with -o OUT"));
         }
+        let wanted = wanted(patches, files);
         let mut old = Vec::new();
-        let room = patches.len().saturating_mul(PAGE_LEN);
+        let room = wanted.len().saturating_mul(PAGE_LEN);
         old.try_reserve_exact(room)
             .map_err(|_| Error::limit(format!("change in place: {room} bytes of memory")))?;
         old.resize(room, 0);
-        let mut pages = Vec::with_capacity(patches.len());
-        for (patch, slot) in patches.iter().zip(old.chunks_mut(PAGE_LEN)) {
+        let mut pages = Vec::with_capacity(wanted.len());
+        for ((offset, page), slot) in wanted.into_iter().zip(old.chunks_mut(PAGE_LEN)) {
+            let file = file_of(files, offset)
+                .ok_or_else(|| Error::internal("change: a page outside the files"))?;
+            let (old_len, len) = (
+                file.in_page(offset, file.old),
+                file.in_page(offset, file.new),
+            );
             let slot = slot
-                .get_mut(..patch.len as usize)
+                .get_mut(..old_len)
                 .ok_or_else(|| Error::internal("change: a patch longer than a page"))?;
-            read(patch.offset, slot)?;
+            if !slot.is_empty() {
+                read(offset, slot)?;
+            }
+            let page = page.unwrap_or_else(|| {
+                // What was there before, as far as there is room, and zeros.
+                let mut bytes = slot.to_vec();
+                bytes.resize(len, 0);
+                match all_zero(&bytes) {
+                    true => Page::Zero,
+                    false => Page::Data(bytes.into()),
+                }
+            });
             let mut change = PageChange {
-                offset: patch.offset,
-                len: slot.len(),
-                page: patch.page.clone(),
+                offset,
+                old_len,
+                len,
+                page,
                 old: sha(slot),
                 new: [0; 32],
-                sectors: sector_shas(slot),
+                sectors: sector_shas(slot.get(..len).unwrap_or(slot)),
             };
             change.new = sha(change.new_bytes());
             pages.push(change);
         }
-        Ok(Self { pages, old })
+        Ok(Self {
+            files: files.to_vec(),
+            pages,
+            old,
+        })
     }
 
-    /// A change read back from a journal; its old bytes are on the disk, or gone.
-    pub(super) fn without_old(pages: Vec<PageChange>, image_len: u64) -> Result<Self> {
-        let patches: Vec<Patch> = pages.iter().map(patch_of).collect();
-        guard::check(&patches, image_len)?;
-        Ok(Self {
+    /// A change read back from a journal; its old bytes are on the disk, or gone. What it says of the
+    /// lengths of pages must be what the lengths of the files say.
+    pub(super) fn without_old(pages: Vec<PageChange>, files: Vec<FileLen>) -> Result<Self> {
+        let after: Vec<Range<u64>> = files
+            .iter()
+            .map(|file| file.start..file.start.saturating_add(file.new))
+            .collect();
+        let mut ends = files.iter().map(|file| {
+            let longest = file.old.max(file.new);
+            (file.start, file.start.checked_add(longest))
+        });
+        let mut last = ends
+            .next()
+            .and_then(|(start, end)| (start == 0).then_some(end?));
+        for (start, end) in ends {
+            last = last
+                .filter(|last| *last <= start && start % PAGE_LEN as u64 == 0)
+                .and(end);
+        }
+        if last.is_none() {
+            return Err(Error::internal(
+                "write guard: files one behind the other expected",
+            ));
+        }
+        let change = Self {
+            files,
             pages,
             old: Vec::new(),
-        })
+        };
+        guard::check(&change.patches(), &after)?;
+        let mut end = 0;
+        for page in &change.pages {
+            let fits = file_of(&change.files, page.offset).is_some_and(|file| {
+                page.len == file.in_page(page.offset, file.new)
+                    && page.old_len == file.in_page(page.offset, file.old)
+            });
+            if !fits || page.span() == 0 || page.offset < end || page.offset % PAGE_LEN as u64 != 0
+            {
+                return Err(Error::internal(format!(
+                    "write guard: pages as long as the files have them expected, found another at \
+                     {:#x}",
+                    page.offset
+                )));
+            }
+            end = page.offset.saturating_add(PAGE_LEN as u64);
+        }
+        Ok(change)
+    }
+
+    /// The files of the image, before and after.
+    #[must_use]
+    pub fn files(&self) -> &[FileLen] {
+        &self.files
+    }
+
+    /// Whether it is a change of one file that keeps its length.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        matches!(self.files.as_slice(), [only] if only.old == only.new)
+    }
+
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty() && self.files.iter().all(|file| file.old == file.new)
+    }
+
+    /// The file in which a page lies.
+    #[must_use]
+    pub fn file_of(&self, offset: u64) -> Option<usize> {
+        self.files
+            .partition_point(|file| file.start <= offset)
+            .checked_sub(1)
     }
 
     /// The pages, in ascending order.
@@ -160,7 +323,7 @@ impl Change {
     /// The old bytes of page `number`, if they are known.
     #[must_use]
     pub fn old_bytes(&self, number: usize) -> Option<&[u8]> {
-        let len = self.pages.get(number)?.len;
+        let len = self.pages.get(number)?.old_len;
         let at = number.checked_mul(PAGE_LEN)?;
         self.old.get(at..at.checked_add(len)?)
     }
@@ -168,7 +331,7 @@ impl Change {
     /// Number of bytes that change.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.pages.iter().map(|page| page.len as u64).sum()
+        self.pages.iter().map(|page| page.span() as u64).sum()
     }
 
     /// What identifies this change: a digest over all places and digests, the same for the journal
@@ -178,7 +341,7 @@ impl Change {
         let mut hash = Sha256::new();
         for page in &self.pages {
             hash.update(page.offset.to_le_bytes());
-            hash.update((page.len as u64).to_le_bytes());
+            hash.update((page.span() as u64).to_le_bytes());
             // Both directions give the same seal.
             let (a, b) = if page.old <= page.new {
                 (page.old, page.new)
@@ -187,6 +350,13 @@ impl Change {
             };
             hash.update(a);
             hash.update(b);
+        }
+        if !self.is_plain() {
+            for file in &self.files {
+                hash.update(file.start.to_le_bytes());
+                hash.update(file.old.min(file.new).to_le_bytes());
+                hash.update(file.old.max(file.new).to_le_bytes());
+            }
         }
         hash.finalize().into()
     }
@@ -200,7 +370,8 @@ impl Change {
                 .ok_or_else(|| Error::internal("change: the old bytes are not known"))?;
             pages.push(PageChange {
                 offset: page.offset,
-                len: page.len,
+                old_len: page.len,
+                len: page.old_len,
                 page: if all_zero(old) {
                     Page::Zero
                 } else {
@@ -208,10 +379,16 @@ impl Change {
                 },
                 old: page.new,
                 new: page.old,
-                sectors: sector_shas(page.new_bytes()),
+                sectors: sector_shas(page.new_bytes().get(..page.stays()).unwrap_or_default()),
             });
         }
+        let files = self.files.iter().map(|file| FileLen {
+            old: file.new,
+            new: file.old,
+            ..*file
+        });
         Ok(Self {
+            files: files.collect(),
             pages,
             old: Vec::new(),
         })
@@ -220,16 +397,37 @@ impl Change {
     /// As patches, for [`Change::prepare`] over an image that is to take them.
     #[must_use]
     pub fn patches(&self) -> Vec<Patch> {
-        self.pages.iter().map(patch_of).collect()
+        let there = self.pages.iter().filter(|page| page.len > 0);
+        there
+            .map(|page| Patch {
+                offset: page.offset,
+                len: page.len as u64,
+                page: page.page.clone(),
+            })
+            .collect()
     }
 }
 
-fn patch_of(page: &PageChange) -> Patch {
-    Patch {
-        offset: page.offset,
-        len: page.len as u64,
-        page: page.page.clone(),
+/// The pages that change: those of the patches, and all behind the shorter end of a file.
+fn wanted(patches: &[Patch], files: &[FileLen]) -> BTreeMap<u64, Option<Page>> {
+    let mut wanted: BTreeMap<u64, Option<Page>> = patches
+        .iter()
+        .map(|patch| (patch.offset, Some(patch.page.clone())))
+        .collect();
+    let page = PAGE_LEN as u64;
+    for file in files.iter().filter(|file| file.old != file.new) {
+        let mut at = file.old.min(file.new) / page * page;
+        while at < file.old.max(file.new) {
+            wanted.entry(file.start.saturating_add(at)).or_insert(None);
+            at += page;
+        }
     }
+    wanted
+}
+
+fn file_of(files: &[FileLen], offset: u64) -> Option<&FileLen> {
+    let next = files.partition_point(|file| file.start <= offset);
+    files.get(next.checked_sub(1)?)
 }
 
 /// SHA-256 of `bytes`.
@@ -264,10 +462,14 @@ mod tests {
             len: 4096,
             page: new,
         }];
-        let change = Change::prepare(&patches, image.len() as u64, &mut |at, out| {
-            out.copy_from_slice(&image[at as usize..][..out.len()]);
-            Ok(())
-        })
+        let change = Change::prepare(
+            &patches,
+            &[FileLen::fixed(image.len() as u64)],
+            &mut |at, out| {
+                out.copy_from_slice(&image[at as usize..][..out.len()]);
+                Ok(())
+            },
+        )
         .unwrap();
         (image, change)
     }
@@ -309,7 +511,67 @@ mod tests {
                 page: Page::Zero,
             })
             .collect();
-        let error = Change::prepare(&patches, 2 << 30, &mut |_, _| Ok(())).unwrap_err();
+        let error =
+            Change::prepare(&patches, &[FileLen::fixed(2 << 30)], &mut |_, _| Ok(())).unwrap_err();
         assert_eq!(error.kind(), crate::error::Kind::Limit);
+    }
+
+    #[test]
+    fn growth_and_its_reverse_hold_every_page_behind_the_shorter_end() {
+        let old: Vec<u8> = (0..5000_u32).map(|i| (i % 251) as u8 + 1).collect();
+        let mut new = old.clone();
+        new.resize(14_000, 0);
+        new[13_000] = 9;
+        let files = [FileLen {
+            start: 0,
+            old: 5000,
+            new: 14_000,
+        }];
+        let patches = [Patch {
+            offset: 12_288,
+            len: 1712,
+            page: Page::Data(new[12_288..].into()),
+        }];
+        let read = |bytes: Vec<u8>| {
+            move |at: u64, out: &mut [u8]| {
+                out.copy_from_slice(&bytes[at as usize..][..out.len()]);
+                Ok(())
+            }
+        };
+        let change = Change::prepare(&patches, &files, &mut read(old.clone())).unwrap();
+        let lens: Vec<_> = change
+            .pages()
+            .iter()
+            .map(|p| (p.offset, p.old_len, p.len))
+            .collect();
+        assert_eq!(
+            lens,
+            [(4096, 904, 4096), (8192, 0, 4096), (12_288, 0, 1712)]
+        );
+        for page in change.pages() {
+            let at = page.offset as usize;
+            assert_eq!(page.new_bytes(), &new[at..at + page.len]);
+            assert_eq!(page.state(page.new_bytes()), State::New);
+            assert_eq!(
+                page.state(&old[at.min(5000)..(at + page.old_len).max(at).min(5000)]),
+                State::Old
+            );
+        }
+        // Grown, and the data lost: garbage behind the old end, and none of it before.
+        let mut torn = old[4096..].to_vec();
+        torn.resize(4096, 0xA5);
+        assert_eq!(change.pages()[0].state(&torn), State::Old);
+        torn[100] ^= 1;
+        assert_eq!(change.pages()[0].state(&torn), State::Foreign);
+        assert_eq!(change.pages()[1].state(&[0xA5; 4096]), State::Old);
+        let back = change.reversed().unwrap();
+        assert_eq!(back.seal(), change.seal());
+        let again = Change::prepare(&back.patches(), back.files(), &mut read(new)).unwrap();
+        assert_eq!(again.pages(), back.pages());
+        assert_eq!(again.seal(), back.seal());
+        // Cut already, or not yet.
+        assert_eq!(back.pages()[1].state(&[]), State::New);
+        assert_eq!(back.pages()[1].state(&[0; 4096]), State::Old);
+        assert_eq!(back.pages()[1].state(&[1; 4096]), State::Torn);
     }
 }

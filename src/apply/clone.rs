@@ -169,14 +169,8 @@ impl Output {
         Ok(method)
     }
 
-    /// Fills the temporary file with the disk inside the source, zeros left as holes. Fails if the
-    /// source changed since it was opened.
-    pub fn fill_from(
-        &self,
-        source: &HostFile,
-        disk: &dyn BlockDevice,
-        tick: &mut dyn FnMut(u64),
-    ) -> Result<Method> {
+    /// Fills the temporary file with the disk inside the source, zeros left as holes.
+    pub fn fill_from(&self, disk: &dyn BlockDevice, tick: &mut dyn FnMut(u64)) -> Result<Method> {
         self.grow(disk.len())?;
         let mut at = 0;
         while let Some(range) = disk.next_data(at)? {
@@ -187,7 +181,6 @@ impl Output {
             }
             at = range.end;
         }
-        source.check_unchanged()?;
         Ok(Method::ReadWrite)
     }
 
@@ -310,7 +303,7 @@ impl Output {
             .metadata()
             .map_err(|e| Error::io("-o: length", &e))?
             .len();
-        guard::check(patches, len)?;
+        guard::check(patches, &[0..len])?;
         let zeros = vec![0; crate::device::PAGE_LEN];
         for patch in patches {
             match &patch.page {
@@ -352,7 +345,16 @@ impl Output {
 
     /// Gives the file the input's mode, owner and extended attributes, renames it to OUT and syncs
     /// the directory.
-    pub fn finish(mut self, source: &HostFile) -> Result<()> {
+    pub fn finish(self, source: &HostFile) -> Result<()> {
+        self.publish(source).map(|_kept| ())
+    }
+
+    /// As [`Output::finish`], for a name that says nothing yet: signals end the program as before.
+    pub fn finish_quietly(self, source: &HostFile) -> Result<()> {
+        self.publish(source).map(interrupt::Hold::release)
+    }
+
+    fn publish(mut self, source: &HostFile) -> Result<interrupt::Hold> {
         let input = source
             .file()
             .metadata()
@@ -384,7 +386,8 @@ impl Output {
         rustix::fs::fsync(self.dir.as_fd()).map_err(|e| {
             io(format!("-o {}: fsync of its directory", self.shown), e)
                 .advise("the file is complete, but its name may be gone after a power cut")
-        })
+        })?;
+        Ok(hold)
     }
 
     fn rename(&self) -> rustix::io::Result<()> {
@@ -558,11 +561,11 @@ fn check_disk_space(dir: &OwnedFd, disk: &dyn BlockDevice, shown: &str) -> Resul
     Ok(())
 }
 
-/// SHA-256 of a patch's old and new bytes, for the report.
-pub fn digests(source: &dyn BlockDevice, patch: &Patch) -> Result<(String, String)> {
+/// SHA-256 of a patch's old and new bytes, for the report. `end` is where its file ends before.
+pub fn digests(source: &dyn BlockDevice, patch: &Patch, end: u64) -> Result<(String, String)> {
     let mut old = vec![0; patch.len as usize];
     // Behind its end a clone that grew has zeros.
-    let there = source.len().saturating_sub(patch.offset).min(patch.len) as usize;
+    let there = end.saturating_sub(patch.offset).min(patch.len) as usize;
     if there > 0 {
         source.read_at(patch.offset, &mut old[..there])?;
     }
@@ -573,17 +576,21 @@ pub fn digests(source: &dyn BlockDevice, patch: &Patch) -> Result<(String, Strin
     Ok((hex::encode(Sha256::digest(&old)), hex::encode(new)))
 }
 
-/// SHA-256 of a whole host file.
-pub fn file_digest(file: &HostFile, tick: &mut dyn FnMut(u64)) -> Result<String> {
+/// SHA-256 of whole host files, one behind the other.
+pub fn file_digest(files: &[&HostFile], tick: &mut dyn FnMut(u64)) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 4 << 20];
-    let mut at = 0;
-    while at < file.len() {
-        let len = (file.len() - at).min(buffer.len() as u64) as usize;
-        file.read_at(at, &mut buffer[..len])?;
-        hash.update(&buffer[..len]);
-        at += len as u64;
-        tick(at);
+    let mut done = 0;
+    for file in files {
+        let mut at = 0;
+        while at < file.len() {
+            let len = (file.len() - at).min(buffer.len() as u64) as usize;
+            file.read_at(at, &mut buffer[..len])?;
+            hash.update(&buffer[..len]);
+            at += len as u64;
+            done += len as u64;
+            tick(done);
+        }
     }
     Ok(hex::encode(hash.finalize()))
 }
@@ -687,7 +694,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = sample(dir.path());
         let patches = [patch(4096)];
-        let (old, _) = digests(&source, &patches[0]).unwrap();
+        let (old, _) = digests(&source, &patches[0], source.len()).unwrap();
         let path = dir.path().join("in");
         let time = std::fs::metadata(&path).unwrap().modified().unwrap();
         std::fs::write(&path, vec![8; 20_000]).unwrap();

@@ -19,11 +19,12 @@ use std::{
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 
 use super::{
-    journal::{self, Bond},
+    change::FileLen,
+    journal::{self, Bond, BondFile, Role},
     protocol::Host,
 };
 use crate::{
-    device::{BlockDevice, HostFile},
+    device::{Access, BlockDevice, HostFile, HostSet},
     error::{Error, Kind, Result},
     text::escape,
 };
@@ -150,6 +151,92 @@ impl Place {
     }
 }
 
+/// Most journals in a directory that are looked into.
+const JOURNALS_LIMIT: usize = 1000;
+
+/// The journal of another file in the same directory that waits to write this one: the file belongs to
+/// an image of several.
+pub fn pending_elsewhere(file: &HostFile) -> Result<Option<PathBuf>> {
+    let real = file.real_path();
+    let (Some(dir), Some(own), true) = (real.parent(), real.file_name(), file.is_regular()) else {
+        return Ok(None);
+    };
+    let Ok(listed) = std::fs::read_dir(dir) else {
+        // Entered without a right to list it: journals of others are not seen, nor needed so far.
+        return Ok(None);
+    };
+    let meta = file
+        .file()
+        .metadata()
+        .map_err(|e| Error::io("image: metadata", &e))?;
+    let mut looked = 0;
+    for entry in listed.flatten() {
+        let name = entry.file_name();
+        let bytes = name.as_bytes();
+        let Some(image) = bytes.strip_suffix(SUFFIX.as_bytes()) else {
+            continue;
+        };
+        if image == own.as_bytes() || looked >= JOURNALS_LIMIT {
+            continue;
+        }
+        looked += 1;
+        let path = dir.join(&name);
+        let Some(bond) = Place::at(&path)?.front(file) else {
+            continue;
+        };
+        let is = |other: &BondFile| {
+            other.name == own.as_bytes() || (other.device, other.inode) == (meta.dev(), meta.ino())
+        };
+        if bond.files.iter().any(is) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Opens the files that a journal or undo file names, for writing, with the starts that it gives them.
+/// `Refused` if one is missing.
+pub fn open_bonded(first: Arc<HostFile>, bond: &Bond) -> Result<HostSet> {
+    let dir = first
+        .real_path()
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .to_owned();
+    let mut others = Vec::new();
+    for file in bond.files.iter().skip(1) {
+        let name = OsStr::from_bytes(&file.name);
+        let shown = escape(&name.to_string_lossy());
+        let opened = HostFile::open_unlinked(&dir.join(name), Access::InPlace).map_err(
+            |error| match error.kind() {
+                Kind::Io => Error::refused(format!(
+                    "image: its file {shown} beside it expected, {}",
+                    error.what()
+                ))
+                .advise("put all files of the image back into one directory, under their names"),
+                _ => error,
+            },
+        )?;
+        others.push((shown, file.len.start, Arc::new(opened)));
+    }
+    HostSet::placed(first, others)
+}
+
+impl Place {
+    /// What stands at the beginning of a journal that is one of ours; of anything else nothing.
+    fn front(&self, image: &HostFile) -> Option<Bond> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.dir, &self.journal, flags, Mode::empty()).ok()?;
+        let file = File::from(fd);
+        let owner = image.file().metadata().ok()?.uid();
+        check_ours(&rustix::fs::fstat(&file).ok()?, owner).ok()?;
+        let mut header = vec![0; journal::HEADER_LEN];
+        file.read_exact_at(&mut header, 0).ok()?;
+        let mut bytes = vec![0; journal::bond_len(Role::Journal, &header)?];
+        file.read_exact_at(&mut bytes, 0).ok()?;
+        journal::read_bond(Role::Journal, &bytes).ok()
+    }
+}
+
 /// A journal must be one of ours: only then may it decide what is written.
 fn check_ours(stat: &Stat, image_owner: u32) -> std::result::Result<(), &'static str> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -194,19 +281,24 @@ fn refuse_volatile(path: &Path) -> Result<()> {
 /// The image and its journal's place.
 #[derive(Debug)]
 pub struct InPlace {
-    image: Arc<HostFile>,
+    image: Arc<HostSet>,
     place: Place,
     open: Option<File>,
 }
 
 impl InPlace {
-    /// Over an image that was opened for writing.
-    pub fn new(image: Arc<HostFile>, place: Place) -> Self {
+    /// Over an image whose files were opened for writing; the journal lies beside the first.
+    pub fn new(image: Arc<HostSet>, place: Place) -> Self {
         Self {
             image,
             place,
             open: None,
         }
+    }
+
+    /// Takes other files for the same image: those that a journal names, or that its format does.
+    pub fn set_image(&mut self, image: Arc<HostSet>) {
+        self.image = image;
     }
 
     /// Where the journal lies.
@@ -215,44 +307,130 @@ impl InPlace {
         &self.place
     }
 
-    /// What binds a journal or undo file to this image.
-    pub fn bond(&self) -> Result<Bond> {
-        let meta = self
-            .image
-            .file()
-            .metadata()
-            .map_err(|e| Error::io("image: metadata", &e))?;
-        Ok(Bond {
-            image_len: self.image.len(),
+    /// Refuses files that a recovery would not find: those of a set are beside the first.
+    pub fn check_beside(image: &HostSet) -> Result<()> {
+        let dir = image.first().real_path().parent();
+        for (number, (_, file)) in image.files().enumerate() {
+            if file.real_path().parent() != dir {
+                return Err(Error::refused(
+                    "image: all its files in one directory expected for a change in place, found \
+                     one elsewhere",
+                )
+                .at("file", escape(image.name(number)))
+                .advise("put them into one directory, or clean a copy with -o OUT"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What binds a journal or undo file to this image. `files` are those of the change.
+    pub fn bond(&self, files: &[FileLen]) -> Result<Bond> {
+        let metadata = |file: &HostFile| {
+            file.file()
+                .metadata()
+                .map_err(|e| Error::io("image: metadata", &e))
+        };
+        let first = self.image.first();
+        let meta = metadata(first)?;
+        let mut bond = Bond {
+            image_len: first.len(),
             device: meta.dev(),
             inode: meta.ino(),
-            path: self.image.real_path().as_os_str().as_bytes().to_vec(),
-        })
+            path: first.real_path().as_os_str().as_bytes().to_vec(),
+            files: Vec::new(),
+        };
+        if matches!(files, [only] if only.old == only.new) {
+            return Ok(bond);
+        }
+        Self::check_beside(&self.image)?;
+        for ((_, file), len) in self.image.files().zip(files) {
+            let meta = metadata(file)?;
+            let name = file.real_path().file_name().unwrap_or_default();
+            bond.files.push(BondFile {
+                name: name.as_bytes().to_vec(),
+                device: meta.dev(),
+                inode: meta.ino(),
+                len: *len,
+            });
+        }
+        Ok(bond)
+    }
+
+    /// The file in which a byte lies, and its offset there.
+    fn at(&self, offset: u64) -> io::Result<(&File, u64)> {
+        let (number, inside) = self.image.locate(offset).unwrap_or_default();
+        Ok((self.file(number)?.file(), inside))
+    }
+
+    fn file(&self, number: usize) -> io::Result<&Arc<HostFile>> {
+        let file = self.image.files().nth(number);
+        file.map(|(_, file)| file)
+            .ok_or_else(|| io::Error::other("no such file of the image"))
+    }
+
+    /// Makes sure that the host has room for a part of a file, which becomes longer by it.
+    fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        let flags = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(file, flags, from, to.saturating_sub(from)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+            done => return Ok(done?),
+        }
+        // A host file system without preallocation: what is written has its room.
+        let zeros = vec![0; 1 << 20];
+        let mut at = from;
+        while at < to {
+            let take = (to - at).min(zeros.len() as u64);
+            let piece = zeros.get(..take as usize).unwrap_or(&zeros);
+            file.write_all_at(piece, at)?;
+            at += take;
+        }
+        Ok(())
     }
 }
 
 impl Host for InPlace {
-    fn image_len(&self) -> u64 {
-        self.image.len()
+    fn lens(&mut self) -> io::Result<Vec<u64>> {
+        self.image
+            .files()
+            .map(|(_, file)| match file.is_regular() {
+                true => Ok(file.file().metadata()?.len()),
+                false => Ok(file.len()),
+            })
+            .collect()
+    }
+
+    fn set_len(&mut self, file: usize, len: u64) -> io::Result<()> {
+        let file = self.file(file)?.file();
+        let now = file.metadata()?.len();
+        if len > now {
+            Self::reserve(file, now, len)?;
+        }
+        file.set_len(len)
     }
 
     fn read_image(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.image.file().read_exact_at(buf, offset)
+        let (file, at) = self.at(offset)?;
+        file.read_exact_at(buf, at)
     }
 
     fn write_image(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.image.file().write_all_at(bytes, offset)
+        let (file, at) = self.at(offset)?;
+        file.write_all_at(bytes, at)
     }
 
-    fn sync_image(&mut self) -> io::Result<()> {
-        self.image.file().sync_all()
+    fn sync_image(&mut self, file: usize) -> io::Result<()> {
+        self.file(file)?.file().sync_all()
     }
 
     fn forget_image(&mut self, offset: u64, len: u64) {
+        let Ok((file, at)) = self.at(offset) else {
+            return;
+        };
         // Advice only; where it is not taken, the cached copy is compared.
         rustix::fs::fadvise(
-            self.image.file(),
-            offset,
+            file,
+            at,
             std::num::NonZeroU64::new(len),
             rustix::fs::Advice::DontNeed,
         )
@@ -329,7 +507,7 @@ impl Host for InPlace {
             Err(rustix::io::Errno::NOENT) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        let owner = self.image.file().metadata()?.uid();
+        let owner = self.image.first().file().metadata()?.uid();
         if let Err(found) = check_ours(&stat, owner)
             && !made_here
         {
@@ -354,10 +532,11 @@ impl Host for InPlace {
     }
 
     fn read_journal(&mut self) -> Result<Option<Vec<u8>>> {
-        self.place.read(&self.image)
+        self.place.read(self.image.first())
     }
 
     fn read_temporary(&mut self) -> Result<Option<Vec<u8>>> {
-        self.place.read_name(&self.place.temporary, &self.image)
+        self.place
+            .read_name(&self.place.temporary, self.image.first())
     }
 }

@@ -39,7 +39,7 @@ struct State {
     holds: usize,
     /// The first signal that came during a hold.
     stopped: Option<&'static str>,
-    scratch: Vec<(u64, OwnedFd, String)>,
+    scratch: Vec<(u64, OwnedFd, String, AtFlags)>,
     next: u64,
 }
 
@@ -112,8 +112,9 @@ fn arrived(name: &'static str) {
 
 /// Ends the program while the lock is held, so that nobody renames or creates anything meanwhile.
 fn end(state: &State, name: &str) -> ! {
-    for (_, dir, scratch) in &state.scratch {
-        rustix::fs::unlinkat(dir, scratch.as_str(), AtFlags::empty()).ok();
+    // The files in a directory were registered after it.
+    for (_, dir, scratch, how) in state.scratch.iter().rev() {
+        rustix::fs::unlinkat(dir, scratch.as_str(), *how).ok();
     }
     // Not through `std::io::stderr()`'s lock, and not into a pipe that nobody reads: neither may
     // keep the program alive.
@@ -169,10 +170,20 @@ pub struct Scratch(u64);
 /// the file and call this inside one [`Hold`], then release that.
 #[must_use]
 pub fn scratch(dir: OwnedFd, name: String) -> Scratch {
+    register(dir, name, AtFlags::empty())
+}
+
+/// As [`scratch`], for a directory: it is removed behind the files in it, which are registered later.
+#[must_use]
+pub fn scratch_dir(dir: OwnedFd, name: String) -> Scratch {
+    register(dir, name, AtFlags::REMOVEDIR)
+}
+
+fn register(dir: OwnedFd, name: String, how: AtFlags) -> Scratch {
     let mut state = state();
     let id = state.next;
     state.next = state.next.wrapping_add(1);
-    state.scratch.push((id, dir, name));
+    state.scratch.push((id, dir, name, how));
     Scratch(id)
 }
 
@@ -208,7 +219,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new_in(dir.path()).unwrap();
         let name = file.path().file_name().unwrap().to_str().unwrap();
         let fd = || OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        let count = || state().scratch.iter().filter(|(.., n)| n == name).count();
+        let count = || {
+            state()
+                .scratch
+                .iter()
+                .filter(|(_, _, n, _)| n == name)
+                .count()
+        };
         let (first, second) = (
             scratch(fd(), name.to_owned()),
             scratch(fd(), name.to_owned()),

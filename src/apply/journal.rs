@@ -3,26 +3,40 @@
 //! | offset | size | header (4096 bytes) |
 //! |---|---|---|
 //! | 0 | 8 | `DCLNJRNL` (journal: new bytes) or `DCLNUNDO` (undo file: old bytes) |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version, 1 or 2 |
 //! | 12 | 4 | bytes of the image's path |
-//! | 16 | 8 | length of the image |
+//! | 16 | 8 | length of the image (of its first file, before the change) |
 //! | 24 | 8 | device number of the image's file system; a hint for people |
 //! | 32 | 8 | inode number of the image; a hint for people |
 //! | 40 | 8 | number of records |
 //! | 48 | 8 | length of this file |
 //! | 56 | 32 | [`Change::seal`]: which change this is |
 //! | 88 | .. | the image's path |
+//! | 4016 | 8 | version 2: length of the table of files, which follows the header |
+//! | 4024 | 8 | version 2: number of its entries |
+//! | 4032 | 32 | version 2: SHA-256 of the table |
 //! | 4064 | 32 | SHA-256 of bytes 0..4064 |
 //!
 //! | offset | size | record |
 //! |---|---|---|
 //! | 0 | 8 | image offset |
-//! | 8 | 4 | length of the page |
+//! | 8 | 4 | length of the page after the change; in version 2 two bytes of that, two of that before |
 //! | 12 | 4 | 0: the page's new bytes follow; 1: it becomes zeros and nothing follows |
 //! | 16 | 32 | SHA-256 of the old page |
 //! | 48 | 32 | SHA-256 of the new page |
-//! | 80 | 128 | 8 times the first 16 bytes of the SHA-256 of an old 512-byte sector |
+//! | 80 | 128 | 8 times the first 16 bytes of the SHA-256 of an old 512-byte sector, as far as it stays |
 //! | 208 | 0 or length | new bytes |
+//!
+//! Version 1 is a change of one file that keeps its length. Anything else is version 2:
+//!
+//! | offset | size | entry of the table of files |
+//! |---|---|---|
+//! | 0 | 8 | where the file starts in the image's address space; the first is the image itself, at 0 |
+//! | 8 | 8 | its length before the change |
+//! | 16 | 8 | its length after it |
+//! | 24 | 16 | device and inode number; hints to find the journal from the file |
+//! | 40 | 2 | length of its name |
+//! | 42 | .. | its name, in the directory of the image |
 //!
 //! The file ends with the SHA-256 of everything before. All numbers are little-endian. A journal
 //! holds no old byte: the identity is never copied into a second file.
@@ -39,7 +53,7 @@ use std::io;
 
 use sha2::{Digest, Sha256};
 
-use super::change::{Change, PageChange, SECTORS, Sha, sha};
+use super::change::{Change, FileLen, PageChange, SECTORS, Sha, sha};
 use crate::{
     bytes::View,
     device::{PAGE_LEN, Page},
@@ -49,9 +63,15 @@ use crate::{
 const HEADER: usize = 4096;
 const RECORD: usize = 208;
 const TRAILER: usize = 32;
-const VERSION: u32 = 1;
+const PLAIN: u32 = 1;
+const FILES: u32 = 2;
 const PATH_AT: usize = 88;
+/// Of the table of files: length, count, digest.
+const TABLE_AT: usize = 4016;
 const MAX_PATH: usize = HEADER - 32 - PATH_AT;
+const ENTRY: usize = 42;
+/// Longest table: 65,536 files with names of 255 bytes.
+const MAX_TABLE: u64 = 65_536 * (ENTRY as u64 + 255);
 /// Written in pieces of about this size.
 const PIECE: usize = 64 << 10;
 
@@ -59,6 +79,7 @@ const PIECE: usize = 64 << 10;
 pub const MAX_LEN: u64 = (super::change::MAX_IN_PLACE_BYTES / PAGE_LEN as u64)
     * (PAGE_LEN as u64 + RECORD as u64)
     + HEADER as u64
+    + MAX_TABLE
     + TRAILER as u64;
 
 /// Which of the two files it is.
@@ -89,7 +110,7 @@ impl Role {
 /// Which image it belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bond {
-    /// Length of the image in bytes.
+    /// Length of the image in bytes: of its first file, before the change.
     pub image_len: u64,
     /// Device number of the host's file system.
     pub device: u64,
@@ -97,18 +118,88 @@ pub struct Bond {
     pub inode: u64,
     /// Path of the image, as the host gave it.
     pub path: Vec<u8>,
+    /// All files of the image, the first among them; empty if it is one that keeps its length.
+    pub files: Vec<BondFile>,
+}
+
+/// One of the files of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BondFile {
+    /// Its name in the directory of the image.
+    pub name: Vec<u8>,
+    /// Device number of the host's file system.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Where it starts and how long it is, before and after.
+    pub len: FileLen,
+}
+
+impl Bond {
+    /// Start and lengths of all files.
+    #[must_use]
+    pub fn lens(&self) -> Vec<FileLen> {
+        match self.files.as_slice() {
+            [] => vec![FileLen::fixed(self.image_len)],
+            files => files.iter().map(|file| file.len).collect(),
+        }
+    }
+
+    /// Whether it is the bond of a change of these files.
+    #[must_use]
+    pub fn fits(&self, change: &Change) -> bool {
+        self.lens() == change.files()
+    }
+
+    /// The same image as a file with the change's reverse has it.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        let mut out = self.clone();
+        for file in &mut out.files {
+            std::mem::swap(&mut file.len.old, &mut file.len.new);
+        }
+        if let Some(first) = out.files.first() {
+            out.image_len = first.len.old;
+        }
+        out
+    }
 }
 
 /// Length of the file that [`write()`] makes.
 #[must_use]
-pub fn len(change: &Change) -> u64 {
+pub fn len(bond: &Bond, change: &Change) -> u64 {
     let records: u64 = change
         .pages()
         .iter()
         .map(|page| (RECORD as u64).saturating_add(payload(page).len() as u64))
         .fold(0, u64::saturating_add);
-    records.saturating_add((HEADER + TRAILER) as u64)
+    records
+        .saturating_add((HEADER + TRAILER) as u64)
+        .saturating_add(table(bond).len() as u64)
 }
+
+/// The table of files; empty in version 1.
+fn table(bond: &Bond) -> Vec<u8> {
+    let mut out = Vec::new();
+    for file in &bond.files {
+        for number in [
+            file.len.start,
+            file.len.old,
+            file.len.new,
+            file.device,
+            file.inode,
+        ] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        let name = file.name.get(..MAX_NAME).unwrap_or(&file.name);
+        out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        out.extend_from_slice(name);
+    }
+    out
+}
+
+/// Longest name of a file on any host.
+const MAX_NAME: usize = 255;
 
 fn payload(page: &PageChange) -> &[u8] {
     match &page.page {
@@ -127,9 +218,17 @@ pub fn write(
     let mut hash = Sha256::new();
     let mut piece = Vec::with_capacity(PIECE.saturating_add(HEADER + RECORD));
     piece.extend_from_slice(&header(role, bond, change));
+    piece.extend_from_slice(&table(bond));
     for page in change.pages() {
         piece.extend_from_slice(&page.offset.to_le_bytes());
-        piece.extend_from_slice(&(page.len as u32).to_le_bytes());
+        // Version 1 has one length, of four bytes: the second two are zeros there.
+        let old_len = if bond.files.is_empty() {
+            0
+        } else {
+            page.old_len
+        };
+        piece.extend_from_slice(&(page.len as u16).to_le_bytes());
+        piece.extend_from_slice(&(old_len as u16).to_le_bytes());
         let zeros = matches!(page.page, Page::Zero);
         piece.extend_from_slice(&u32::from(zeros).to_le_bytes());
         piece.extend_from_slice(&page.old);
@@ -150,35 +249,72 @@ pub fn write(
 }
 
 fn header(role: Role, bond: &Bond, change: &Change) -> Vec<u8> {
+    let table = table(bond);
+    let (version, room) = match bond.files.is_empty() {
+        true => (PLAIN, MAX_PATH),
+        false => (FILES, TABLE_AT - PATH_AT),
+    };
     // A path that is too long is left out: it is a convenience, the digests are the bond.
-    let path: &[u8] = if bond.path.len() <= MAX_PATH {
+    let path: &[u8] = if bond.path.len() <= room {
         &bond.path
     } else {
         &[]
     };
     let mut out = Vec::with_capacity(HEADER);
     out.extend_from_slice(&role.magic());
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&(path.len() as u32).to_le_bytes());
     out.extend_from_slice(&bond.image_len.to_le_bytes());
     out.extend_from_slice(&bond.device.to_le_bytes());
     out.extend_from_slice(&bond.inode.to_le_bytes());
     out.extend_from_slice(&(change.pages().len() as u64).to_le_bytes());
-    out.extend_from_slice(&len(change).to_le_bytes());
+    out.extend_from_slice(&len(bond, change).to_le_bytes());
     out.extend_from_slice(&change.seal());
     out.extend_from_slice(path);
+    if version == FILES {
+        out.resize(TABLE_AT, 0);
+        out.extend_from_slice(&(table.len() as u64).to_le_bytes());
+        out.extend_from_slice(&(bond.files.len() as u64).to_le_bytes());
+        out.extend_from_slice(&sha(&table));
+    }
     out.resize(HEADER - 32, 0);
     let digest = sha(&out);
     out.extend_from_slice(&digest);
     out
 }
 
-/// Reads the header only: which image the file belongs to.
-pub fn read_bond(role: Role, bytes: &[u8]) -> Result<Bond> {
-    read_header(role, &View::new(bytes, role.name())).map(|(bond, ..)| bond)
+/// What stands before the records.
+struct Front {
+    bond: Bond,
+    count: u64,
+    len: u64,
+    seal: Sha,
+    /// Where the records begin.
+    body: usize,
 }
 
-fn read_header(role: Role, view: &View<'_>) -> Result<(Bond, u64, u64, Sha)> {
+/// Reads what stands before the records: which image the file belongs to. The rest may be missing.
+pub fn read_bond(role: Role, bytes: &[u8]) -> Result<Bond> {
+    read_front(role, &View::new(bytes, role.name())).map(|front| front.bond)
+}
+
+/// How many bytes [`read_bond`] needs; `None` if they begin no file of this role.
+#[must_use]
+pub fn bond_len(role: Role, header: &[u8]) -> Option<usize> {
+    let view = View::new(header, role.name());
+    let is = view.array::<8>(0).ok()? == role.magic();
+    let table = match view.u32(8).ok()? {
+        FILES => view.u64(TABLE_AT).ok()?,
+        _ => 0,
+    };
+    let table = usize::try_from(table.min(MAX_TABLE)).ok()?;
+    is.then(|| HEADER.saturating_add(table))
+}
+
+/// Bytes of the header.
+pub const HEADER_LEN: usize = HEADER;
+
+fn read_front(role: Role, view: &View<'_>) -> Result<Front> {
     let bad = |what: &str| damaged(role, what);
     if view.len() < HEADER {
         return Err(bad(&format!(
@@ -195,30 +331,83 @@ fn read_header(role: Role, view: &View<'_>) -> Result<(Bond, u64, u64, Sha)> {
         ));
     }
     let version = view.u32(8)?;
-    if version != VERSION {
+    if version != PLAIN && version != FILES {
         return Err(Error::unsupported(format!(
-            "{}: version {VERSION} expected, found {version}",
+            "{}: version {PLAIN} or {FILES} expected, found {version}",
             role.name()
         ))
         .advise("use the version of declone that wrote it"));
     }
     let path_len = view.u32(12)? as usize;
-    if path_len > MAX_PATH {
+    if path_len > MAX_PATH || (version == FILES && path_len > TABLE_AT - PATH_AT) {
         return Err(bad("a path inside the header expected, found a longer one"));
     }
+    let (files, body) = match version {
+        FILES => read_table(role, view)?,
+        _ => (Vec::new(), HEADER),
+    };
     let bond = Bond {
         image_len: view.u64(16)?,
         device: view.u64(24)?,
         inode: view.u64(32)?,
         path: view.get(PATH_AT, path_len)?.to_vec(),
+        files,
     };
-    Ok((bond, view.u64(40)?, view.u64(48)?, view.array(56)?))
+    Ok(Front {
+        bond,
+        count: view.u64(40)?,
+        len: view.u64(48)?,
+        seal: view.array(56)?,
+        body,
+    })
+}
+
+fn read_table(role: Role, view: &View<'_>) -> Result<(Vec<BondFile>, usize)> {
+    let bad = |what: &str| damaged(role, what);
+    let len = view.u64(TABLE_AT)?;
+    if len > MAX_TABLE {
+        return Err(bad("a shorter table of files expected"));
+    }
+    let table = view.sub(HEADER, len as usize, role.name())?;
+    if view.array::<32>(TABLE_AT + 16)? != sha(table.get(0, table.len())?) {
+        return Err(bad(
+            "a table of files that fits its digest expected, found other bytes",
+        ));
+    }
+    let mut files = Vec::new();
+    let mut at = 0_usize;
+    while at < table.len() {
+        let entry = table.sub(at, ENTRY, role.name())?;
+        let name_len = usize::from(entry.u16(40)?);
+        let name = table.get(at.saturating_add(ENTRY), name_len)?.to_vec();
+        // A name decides what is opened: one file in the image's own directory.
+        let special = name.is_empty() || name == b"." || name == b"..";
+        if special || name_len > MAX_NAME || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+            return Err(bad("the plain name of a file expected, found another"));
+        }
+        files.push(BondFile {
+            name,
+            device: entry.u64(24)?,
+            inode: entry.u64(32)?,
+            len: FileLen {
+                start: entry.u64(0)?,
+                old: entry.u64(8)?,
+                new: entry.u64(16)?,
+            },
+        });
+        at = at.saturating_add(ENTRY).saturating_add(name_len);
+    }
+    if files.is_empty() || files.len() as u64 != view.u64(TABLE_AT + 8)? {
+        return Err(bad("as many files as the header says expected"));
+    }
+    Ok((files, HEADER.saturating_add(table.len())))
 }
 
 /// Checks that these bytes are the whole file of this very change. Costs no memory.
 pub fn check(role: Role, bytes: &[u8], change: &Change) -> Result<()> {
-    let (_, _, seal, _) = read_frame(role, &View::new(bytes, role.name()), true)?;
-    if bytes.len() as u64 != len(change) || seal != change.seal() {
+    let (front, _) = read_frame(role, &View::new(bytes, role.name()), true)?;
+    let same = front.bond.fits(change) && front.seal == change.seal();
+    if !same || bytes.len() as u64 != len(&front.bond, change) {
         return Err(damaged(
             role,
             "the change that was written expected, found another",
@@ -227,27 +416,28 @@ pub fn check(role: Role, bytes: &[u8], change: &Change) -> Result<()> {
     Ok(())
 }
 
-/// Header, length and trailer; also returns where the trailer begins.
-fn read_frame(role: Role, view: &View<'_>, digest: bool) -> Result<(Bond, u64, Sha, usize)> {
+/// What stands before the records, length and trailer; also returns where the trailer begins.
+fn read_frame(role: Role, view: &View<'_>, digest: bool) -> Result<(Front, usize)> {
     let bad = |what: &str| damaged(role, what);
-    let (bond, count, len, seal) = read_header(role, view)?;
-    if len != view.len() as u64 {
+    let front = read_front(role, view)?;
+    if front.len != view.len() as u64 {
         return Err(bad(&format!(
-            "{len} bytes expected, found {} bytes",
+            "{} bytes expected, found {} bytes",
+            front.len,
             view.len()
         )));
     }
     let end = view
         .len()
         .checked_sub(TRAILER)
-        .filter(|end| *end >= HEADER)
+        .filter(|end| *end >= front.body)
         .ok_or_else(|| bad("a trailer expected, found none"))?;
     if digest && view.array::<TRAILER>(end)? != sha(view.get(0, end)?) {
         return Err(bad(
             "bytes that fit the digest at the end expected, found others",
         ));
     }
-    Ok((bond, count, seal, end))
+    Ok((front, end))
 }
 
 /// Reads and checks the whole file. Whatever is wrong with it, nothing of it is used.
@@ -261,36 +451,47 @@ pub fn read(role: Role, bytes: &[u8]) -> Result<(Bond, Change)> {
 pub fn read_with(role: Role, bytes: &[u8], digest: bool) -> Result<(Bond, Change)> {
     let bad = |what: String| damaged(role, &what);
     let view = View::new(bytes, role.name());
-    let (bond, count, seal, end) = read_frame(role, &view, digest)?;
-    let body = view.sub(HEADER, end.saturating_sub(HEADER), role.name())?;
+    let (front, end) = read_frame(role, &view, digest)?;
+    let bond = front.bond;
+    let body = view.sub(front.body, end.saturating_sub(front.body), role.name())?;
     let mut pages = Vec::new();
     let mut at = 0_usize;
     while at < body.len() {
-        let (page, next) = read_record(role, &body, at)?;
+        let (page, next) = read_record(role, &body, at, !bond.files.is_empty())?;
         pages.push(page);
         at = next;
     }
-    if pages.len() as u64 != count {
+    if pages.len() as u64 != front.count {
         return Err(bad(format!(
-            "{count} records expected, found {}",
+            "{} records expected, found {}",
+            front.count,
             pages.len()
         )));
     }
-    let change = Change::without_old(pages, bond.image_len)
+    let change = Change::without_old(pages, bond.lens())
         .map_err(|e| bad(format!("pages inside the image expected: {}", e.what())))?;
-    if change.seal() != seal {
+    if change.seal() != front.seal {
         return Err(bad("records that fit the seal expected".to_owned()));
     }
     Ok((bond, change))
 }
 
-fn read_record(role: Role, body: &View<'_>, at: usize) -> Result<(PageChange, usize)> {
+fn read_record(
+    role: Role,
+    body: &View<'_>,
+    at: usize,
+    two_lens: bool,
+) -> Result<(PageChange, usize)> {
     let head = body.sub(at, RECORD, role.name())?;
-    let len = head.u32(8)? as usize;
-    if len == 0 || len > PAGE_LEN {
+    let (len, old_len) = match two_lens {
+        true => (usize::from(head.u16(8)?), usize::from(head.u16(10)?)),
+        false => (head.u32(8)? as usize, head.u32(8)? as usize),
+    };
+    let longest = len.max(old_len);
+    if longest == 0 || longest > PAGE_LEN {
         return Err(damaged(
             role,
-            &format!("a page of 1 to {PAGE_LEN} bytes expected, found {len}"),
+            &format!("a page of 1 to {PAGE_LEN} bytes expected, found {longest}"),
         ));
     }
     let after = at.saturating_add(RECORD);
@@ -313,6 +514,7 @@ fn read_record(role: Role, body: &View<'_>, at: usize) -> Result<(PageChange, us
     }
     let change = PageChange {
         offset: head.u64(0)?,
+        old_len,
         len,
         page,
         old: head.array(16)?,
@@ -355,7 +557,7 @@ mod tests {
                 page: Page::Zero,
             },
         ];
-        let change = Change::prepare(&patches, 8292, &mut |at, out| {
+        let change = Change::prepare(&patches, &[FileLen::fixed(8292)], &mut |at, out| {
             out.fill(at as u8 + 3);
             Ok(())
         })
@@ -365,6 +567,7 @@ mod tests {
             device: 5,
             inode: 6,
             path: b"/a/b.img".to_vec(),
+            files: Vec::new(),
         };
         (bond, change)
     }
@@ -377,7 +580,7 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        assert_eq!(out.len() as u64, len(&change));
+        assert_eq!(out.len() as u64, len(&bond, &change));
         out
     }
 
@@ -390,7 +593,9 @@ mod tests {
             assert_eq!(change.pages(), want.pages());
             assert_eq!(read_bond(role, &written(role)).unwrap(), want_bond);
             check(role, &written(role), &want).unwrap();
-            let shorter = Change::without_old(want.pages()[..1].to_vec(), 8292).unwrap();
+            let shorter =
+                Change::without_old(want.pages()[..1].to_vec(), vec![FileLen::fixed(8292)])
+                    .unwrap();
             assert!(check(role, &written(role), &shorter).is_err());
         }
         assert!(read(Role::Undo, &written(Role::Journal)).is_err());
@@ -444,7 +649,7 @@ mod tests {
             len: 4096,
             page: Page::Zero,
         }];
-        let change = Change::prepare(&patches, 4096, &mut |_, out| {
+        let change = Change::prepare(&patches, &[FileLen::fixed(4096)], &mut |_, out| {
             out[..16].copy_from_slice(b"GUID:secret-1234");
             Ok(())
         })

@@ -6,6 +6,8 @@
 
 pub mod change;
 pub mod clone;
+pub mod clone_set;
+pub mod directory;
 pub mod guard;
 pub mod host;
 pub mod interrupt;
@@ -36,7 +38,7 @@ fn open_report(path: &Path, precious: &[PathBuf]) -> Result<File> {
     if path.is_symlink() && !path.exists() {
         return Err(Error::new(
             Kind::Usage,
-            format!("--json {shown}: a file expected, found a link that leads nowhere"),
+            format!("report {shown}: a file expected, found a link that leads nowhere"),
         ));
     }
     let existed = path.exists();
@@ -59,7 +61,7 @@ fn open_report(path: &Path, precious: &[PathBuf]) -> Result<File> {
         return Err(Error::new(
             Kind::Usage,
             format!(
-                "--json {shown}: a file of its own expected, it is the image or another result"
+                "report {shown}: a file of its own expected, it is the image or another result"
             ),
         ));
     }

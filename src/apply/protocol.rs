@@ -14,7 +14,7 @@
 use std::io;
 
 use super::{
-    change::{Change, PageChange, State},
+    change::{Change, FileLen, PageChange, State},
     journal::{self, Bond, Role},
 };
 use crate::{
@@ -25,14 +25,16 @@ use crate::{
 /// What the protocol needs of the host: the image, and one directory with two names in it, the
 /// journal and the temporary file that becomes the journal.
 pub trait Host {
-    /// Length of the image in bytes.
-    fn image_len(&self) -> u64;
-    /// Fills `buf` from the image; no short reads.
+    /// Lengths of the image's files, as they are at this moment, in the order of the journal's table.
+    fn lens(&mut self) -> io::Result<Vec<u64>>;
+    /// Makes a file of the image this long. What is new reads as zeros and has its room on the disk.
+    fn set_len(&mut self, file: usize, len: u64) -> io::Result<()>;
+    /// Fills `buf` from the image; no short reads. Never more than one file.
     fn read_image(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes`; no short writes.
     fn write_image(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Makes everything written to the image durable.
-    fn sync_image(&mut self) -> io::Result<()>;
+    /// Makes everything written to a file of the image durable, and its length.
+    fn sync_image(&mut self, file: usize) -> io::Result<()>;
     /// Drops the host's clean cached copy of a range, so that the next read asks the disk.
     fn forget_image(&mut self, offset: u64, len: u64);
     /// Makes an empty temporary file and reserves `len` bytes for it. One that an interrupted run
@@ -76,10 +78,18 @@ pub enum Step {
     CheckOld,
     /// Every page is old, new or torn, nothing else (recovery).
     CheckResumable,
+    /// Files that become longer get their length, and its room on the disk: where there is none, no
+    /// byte that was there has changed.
+    Extend,
     /// The pages are written.
     Patch,
-    /// They become durable before the journal may go.
+    /// They become durable, in every file, before the journal may go.
     SyncImage,
+    /// Files that become shorter lose their end; behind the sync, so that no end is lost with old
+    /// bytes before it.
+    Cut,
+    /// That becomes durable, too.
+    SyncCut,
     /// They are read again from the disk: a write can lie.
     ReadBack,
     /// The journal goes.
@@ -96,8 +106,11 @@ pub const COMMIT: &[Step] = &[
     Step::Publish,
     Step::SyncPublished,
     Step::CheckOld,
+    Step::Extend,
     Step::Patch,
     Step::SyncImage,
+    Step::Cut,
+    Step::SyncCut,
     Step::ReadBack,
     Step::RemoveJournal,
     Step::SyncRemoved,
@@ -109,8 +122,11 @@ pub const RECOVER: &[Step] = &[
     Step::SyncJournal,
     Step::SyncPublished,
     Step::CheckResumable,
+    Step::Extend,
     Step::Patch,
     Step::SyncImage,
+    Step::Cut,
+    Step::SyncCut,
     Step::ReadBack,
     Step::RemoveJournal,
     Step::SyncRemoved,
@@ -122,7 +138,7 @@ enum Reached {
     Nothing,
     Temporary,
     Published,
-    /// Pages before this number may have been written.
+    /// Pages before this number may have been written, and lengths changed.
     Patched(usize),
     /// The image is new and durable.
     Durable,
@@ -188,20 +204,36 @@ pub fn pending(host: &mut dyn Host) -> Result<Option<(Bond, Change)>> {
         return Ok(None);
     };
     let (bond, change) = journal::read(Role::Journal, &bytes)?;
-    check_len(host, &bond)?;
+    check_len(host, &change)?;
     Ok(Some((bond, change)))
 }
 
-fn check_len(host: &dyn Host, bond: &Bond) -> Result<()> {
-    if bond.image_len == host.image_len() {
-        return Ok(());
+/// Whether every file is as long as before the change, as after it, or between.
+fn check_len(host: &mut dyn Host, change: &Change) -> Result<()> {
+    let lens = host
+        .lens()
+        .map_err(|e| Error::io("image: its length", &e))?;
+    let files = change.files();
+    let wrong = files
+        .iter()
+        .zip(&lens)
+        .find(|(file, len)| !file.may_be(**len));
+    let advice =
+        "the journal belongs to another image, or this one was resized; nothing was written";
+    match wrong {
+        None if lens.len() == files.len() => Ok(()),
+        None => Err(Error::refused(format!(
+            "journal: an image of {} files expected, found {}",
+            files.len(),
+            lens.len()
+        ))
+        .advise(advice)),
+        Some((file, len)) => Err(Error::refused(format!(
+            "journal: an image of {} bytes expected, found {len} bytes",
+            file.old
+        ))
+        .advise(advice)),
     }
-    Err(Error::refused(format!(
-        "journal: an image of {} bytes expected, found {} bytes",
-        bond.image_len,
-        host.image_len()
-    ))
-    .advise("the journal belongs to another image, or this one was resized; nothing was written"))
 }
 
 /// Finishes what an interrupted run left; removes a temporary file that never became a journal.
@@ -226,7 +258,7 @@ pub fn recover_with(host: &mut dyn Host, steps: &[Step], digest: bool) -> Result
     };
     let (bond, change) = journal::read_with(Role::Journal, &bytes, digest)?;
     drop(bytes);
-    check_len(host, &bond)?;
+    check_len(host, &change)?;
     let mut buffer = [0; PAGE_LEN];
     let mut reached = Reached::Published;
     for step in steps {
@@ -259,7 +291,7 @@ fn perform(
 ) -> std::result::Result<(), Failure> {
     match step {
         Step::WriteJournal => {
-            host.create_temporary(journal::len(change))?;
+            host.create_temporary(journal::len(bond, change))?;
             *reached = Reached::Temporary;
             journal::write(Role::Journal, bond, change, &mut |piece| {
                 host.append_temporary(piece)
@@ -276,27 +308,66 @@ fn perform(
             *reached = Reached::Published;
         }
         Step::SyncPublished | Step::SyncRemoved => host.sync_directory()?,
-        Step::CheckOld => check(host, change, buffer, |page, found| {
-            page.state(found) == State::Old
-        })?,
+        Step::CheckOld => {
+            if !are(&host.lens()?, change, |file| file.old) {
+                return Err(Failure::Foreign(0));
+            }
+            check(host, change, buffer, |page, found| {
+                page.state(found) == State::Old
+            })?;
+        }
         Step::CheckResumable => check(host, change, buffer, |page, found| {
             page.state(found) != State::Foreign
         })?,
+        Step::Extend => {
+            for (number, file) in change.files().iter().enumerate() {
+                if file.new > file.old {
+                    *reached = Reached::Patched(0);
+                    host.set_len(number, file.new)?;
+                }
+            }
+        }
         Step::Patch => {
             for (number, page) in change.pages().iter().enumerate() {
                 *reached = Reached::Patched(number.saturating_add(1));
-                host.write_image(page.offset, page.new_bytes())?;
+                if page.len > 0 {
+                    host.write_image(page.offset, page.new_bytes())?;
+                }
             }
         }
-        Step::SyncImage => host.sync_image()?,
+        Step::SyncImage => {
+            for number in 0..change.files().len() {
+                host.sync_image(number)?;
+            }
+        }
+        Step::Cut => {
+            for (number, file) in change.files().iter().enumerate() {
+                if file.new < file.old {
+                    host.set_len(number, file.new)?;
+                }
+            }
+        }
+        Step::SyncCut => {
+            for (number, file) in change.files().iter().enumerate() {
+                if file.new < file.old {
+                    host.sync_image(number)?;
+                }
+            }
+        }
         Step::ReadBack => {
             for page in change.pages() {
                 let found = buffer.get_mut(..page.len).unwrap_or_default();
+                if found.is_empty() {
+                    continue;
+                }
                 host.forget_image(page.offset, page.len as u64);
                 host.read_image(page.offset, found)?;
                 if !page.is_new(found) {
                     return Err(Failure::Lying(page.offset));
                 }
+            }
+            if !change.is_plain() && !are(&host.lens()?, change, |file| file.new) {
+                return Err(Failure::Lying(0));
             }
             *reached = Reached::Durable;
         }
@@ -311,14 +382,27 @@ fn check(
     buffer: &mut [u8; PAGE_LEN],
     good: impl Fn(&PageChange, &[u8]) -> bool,
 ) -> std::result::Result<(), Failure> {
+    let lens = host.lens()?;
     for page in change.pages() {
-        let found = buffer.get_mut(..page.len).unwrap_or_default();
-        host.read_image(page.offset, found)?;
+        // As much of it as there is.
+        let number = change.file_of(page.offset).unwrap_or_default();
+        let end = change.files().get(number).zip(lens.get(number));
+        let end = end.map_or(0, |(file, len)| file.start.saturating_add(*len));
+        let there = end.saturating_sub(page.offset).min(page.span() as u64);
+        let found = buffer.get_mut(..there as usize).unwrap_or_default();
+        if !found.is_empty() {
+            host.read_image(page.offset, found)?;
+        }
         if !good(page, found) {
             return Err(Failure::Foreign(page.offset));
         }
     }
     Ok(())
+}
+
+/// Whether the files have these lengths.
+fn are(lens: &[u64], change: &Change, wanted: impl Fn(&FileLen) -> u64) -> bool {
+    lens.iter().copied().eq(change.files().iter().map(wanted))
 }
 
 /// Takes back what a failed run did. What cannot be taken back is left to recovery.
@@ -398,25 +482,43 @@ fn put_back(
     buffer: &mut [u8; PAGE_LEN],
 ) -> bool {
     let pages = || change.pages().iter().enumerate().take(count);
+    let resized = || {
+        let files = change.files().iter().enumerate();
+        files.filter(|(_, file)| file.old != file.new)
+    };
+    for (number, file) in resized() {
+        // What cannot be done is found out below.
+        host.set_len(number, file.old).ok();
+    }
     for (number, page) in pages() {
         let Some(old) = change.old_bytes(number) else {
             return false;
         };
         // A write that fails here may be the one that failed before, and have changed nothing (a
         // full host disk): what is read back below decides.
-        host.write_image(page.offset, old).ok();
+        if !old.is_empty() {
+            host.write_image(page.offset, old).ok();
+        }
     }
-    if host.sync_image().is_err() {
-        return false;
+    for number in 0..change.files().len() {
+        if host.sync_image(number).is_err() {
+            return false;
+        }
     }
     for (number, page) in pages() {
-        let found = buffer.get_mut(..page.len).unwrap_or_default();
-        host.forget_image(page.offset, page.len as u64);
+        let found = buffer.get_mut(..page.old_len).unwrap_or_default();
+        if found.is_empty() {
+            continue;
+        }
+        host.forget_image(page.offset, page.old_len as u64);
         if host.read_image(page.offset, found).is_err() || change.old_bytes(number) != Some(found) {
             return false;
         }
     }
-    true
+    change.is_plain()
+        || host
+            .lens()
+            .is_ok_and(|lens| are(&lens, change, |file| file.old))
 }
 
 fn foreign(offset: u64, advice: &str) -> Error {
@@ -453,8 +555,10 @@ fn doing(step: Step) -> &'static str {
         Step::SyncPublished => "journal: fsync of its directory",
         Step::ReadJournal => "journal: read back",
         Step::CheckOld | Step::CheckResumable => "image: read",
+        Step::Extend => "image: room for what is longer",
         Step::Patch => "image: write",
-        Step::SyncImage => "image: fsync",
+        Step::Cut => "image: its new length",
+        Step::SyncImage | Step::SyncCut => "image: fsync",
         Step::ReadBack => "image: read back",
         Step::RemoveJournal => "journal: removal",
         Step::SyncRemoved => "journal: fsync of its directory after the removal",

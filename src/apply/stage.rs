@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -44,7 +45,7 @@ pub struct StagedHive {
 }
 
 /// What an edit did to a hive.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct HiveDone {
     /// Path of the file.
     pub path: String,

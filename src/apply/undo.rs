@@ -33,7 +33,7 @@ pub fn write(path: &Path, bond: &Bond, change: &Change) -> Result<()> {
         .mode(0o600)
         .open(path)
         .map_err(|e| failed(&e))?;
-    let written = journal::write(Role::Undo, bond, &reversed, &mut |piece| {
+    let written = journal::write(Role::Undo, &bond.reversed(), &reversed, &mut |piece| {
         file.write_all(piece)
     })
     .and_then(|()| file.sync_all())
@@ -152,25 +152,32 @@ pub fn check_owner(owner: u32, image: &HostFile) -> Result<()> {
 /// Refuses unless every page is what the clean wrote; an undo over other bytes would tear them.
 pub fn check(
     change: &Change,
-    bond: &Bond,
-    image_len: u64,
+    lens: &[u64],
     read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<()> {
-    if bond.image_len != image_len {
+    let sum = |lens: &mut dyn Iterator<Item = u64>| lens.fold(0, u64::saturating_add);
+    let files = change.files();
+    let is = |lens: &mut dyn Iterator<Item = u64>| lens.eq(files.iter().map(|file| file.old));
+    if !is(&mut lens.iter().copied()) {
         return Err(Error::refused(format!(
-            "undo file: an image of {} bytes expected, found {image_len} bytes",
-            bond.image_len
+            "undo file: an image of {} bytes expected, found {} bytes",
+            sum(&mut files.iter().map(|file| file.old)),
+            sum(&mut lens.iter().copied()),
         ))
-        .advise("it belongs to another image, or this one was resized"));
+        .advise(
+            "it was taken back already, or belongs to another image, or this one was resized",
+        ));
     }
     let mut buffer = vec![0; PAGE_LEN];
     let mut restored = 0_usize;
     let mut other = None;
     for page in change.pages() {
         let found = buffer
-            .get_mut(..page.len)
+            .get_mut(..page.old_len)
             .ok_or_else(|| Error::internal("undo file: a page longer than a page"))?;
-        read(page.offset, found)?;
+        if !found.is_empty() {
+            read(page.offset, found)?;
+        }
         match page.state(found) {
             State::Old => {}
             State::New => restored = restored.saturating_add(1),
@@ -203,7 +210,10 @@ pub fn check(
 mod tests {
     #![allow(clippy::disallowed_methods)]
     use super::*;
-    use crate::device::{Page, Patch};
+    use crate::{
+        apply::change::FileLen,
+        device::{Page, Patch},
+    };
 
     fn sample() -> (Bond, Change) {
         let patches = [0, 4096].map(|offset| Patch {
@@ -211,7 +221,7 @@ mod tests {
             len: 4096,
             page: Page::Zero,
         });
-        let change = Change::prepare(&patches, 8192, &mut |_, out| {
+        let change = Change::prepare(&patches, &[FileLen::fixed(8192)], &mut |_, out| {
             out.fill(7);
             Ok(())
         })
@@ -243,10 +253,10 @@ mod tests {
 
     #[test]
     fn only_an_image_as_the_clean_left_it_is_taken_back() {
-        let (bond, change) = sample();
+        let (_, change) = sample();
         let back = change.reversed().unwrap();
         let check = |len: u64, image: &[u8]| {
-            super::check(&back, &bond, len, &mut |at, out| {
+            super::check(&back, &[len], &mut |at, out| {
                 out.copy_from_slice(&image[at as usize..][..out.len()]);
                 Ok(())
             })

@@ -8,12 +8,13 @@ use super::{
 };
 use crate::{
     apply::{
-        change::Change,
+        change::{Change, FileLen},
         clone::{self, Method, Output},
+        clone_set::OutputSet,
         stage::{self, StagedVolume},
         undo,
     },
-    device::{Access, BlockDevice, Device, HostFile, Neighbours, Overlay, Patch},
+    device::{Access, BlockDevice, Device, HostFile, HostSet, Neighbours, Overlay, Part, Patch},
     error::{Error, Kind, Result},
     image::{self, Content, Image, Options},
     plan::{self, Plan},
@@ -48,6 +49,9 @@ pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
 
 pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
     let common = &args.common;
+    if super::directory::is_one(&args.image, common)? {
+        return super::directory::clean(args, rules, report);
+    }
     let options = common.options(&args.image);
     let bar = common.progress();
     let journal = common.journal.path.as_deref();
@@ -59,18 +63,22 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         } else {
             image.recover_first(report)?;
         }
+        image.gather(&options)?;
         let host = image.host.clone();
         writable = Some(image);
         host
     } else {
-        let host = Arc::new(HostFile::open_for(&args.image, Access::Copy)?);
+        let host = image::open_files(&args.image, Access::Copy, &options)?;
         place::refuse_pending(&host, journal)?;
         if let (Some(out), false, None) = (&args.output, args.dry_run, args.to) {
-            Output::precheck(&host, out, args.force)?;
+            match host.is_set() {
+                true => OutputSet::precheck(&host, out)?,
+                false => Output::precheck(host.first(), out, args.force)?,
+            }
         }
         host
     };
-    report.remarks.extend(host.remarks().iter().cloned());
+    report.remarks.extend(host.remarks());
     let Subject {
         image,
         options,
@@ -94,13 +102,10 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     if args.in_place && plan.has_edits() {
         refuse_parent(&image, &options)?;
     }
-    let hash = |file: &HostFile| {
-        clone::file_digest(file, &mut |done| bar.tick("hashing", done, file.len()))
-    };
     if common.hash.is_some()
         && let Some(facts) = &mut report.image
     {
-        facts.sha256 = Some(hash(&host)?);
+        facts.sha256 = Some(place::digest_of(&host, &bar)?);
     }
 
     let overlay = Arc::new(Overlay::new(base.clone()));
@@ -127,24 +132,28 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         // A container's log may have been replayed: no reason to write.
         false => Vec::new(),
     };
-    let new_len = match edited {
-        true => overlay.len(),
-        false => base.len(),
+    let after = match edited {
+        true => overlay.parts(),
+        false => base.parts(),
     };
     drop(overlay);
     host.check_reads()?;
     near.check_reads()?;
     near.check_unchanged()?;
     // Before the expensive part: a copy of 200 GB that is refused then helps nobody.
-    crate::apply::guard::check(&patches, new_len)?;
-    if new_len > host.len() && args.in_place {
-        return Err(Error::refused(format!(
-            "archive: room for what is written in its {} bytes expected, {} more are needed: what was \
-             compressed again became longer",
-            host.len(),
-            new_len - host.len()
-        ))
-        .advise("clean it into a copy (-o OUT), which may be longer"));
+    let ranges: Vec<Range<u64>> = after
+        .iter()
+        .map(|part| part.start..part.start + part.len)
+        .collect();
+    crate::apply::guard::check(&patches, &ranges)?;
+    let lens = lens(&base.parts(), &after);
+    if image.writer.is_none()
+        && let Some(file) = lens.iter().find(|file| file.old != file.new)
+    {
+        return Err(Error::internal(format!(
+            "disk: a file of {} bytes expected, found {} after the edit",
+            file.old, file.new
+        )));
     }
     done.changed_bytes = patches.iter().map(|patch| patch.len).sum();
     report.result = if patches.is_empty() {
@@ -153,24 +162,32 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         "planned"
     };
     if args.dry_run {
-        done.patches = patch_facts(base.as_ref(), &patches)?;
+        done.patches = patch_facts(
+            disk.is_none().then_some(host.as_ref()),
+            base.as_ref(),
+            &patches,
+        )?;
     } else if let Some(image) = &mut writable {
         let read = &mut |at: u64, buf: &mut [u8]| host.read_at(at, buf);
-        let change = Change::prepare(&patches, host.len(), read)?;
+        let change = Change::prepare(&patches, &lens, read)?;
         drop(patches);
-        done.patches = place::patches(&change);
+        done.patches = place::patches(&host, &change);
         done.in_place = true;
-        if !change.pages().is_empty() {
+        if !change.is_empty() {
             write_in_place(image, &change, args, &mut done, report)?;
         }
         if common.hash.is_some() {
-            match hash(&host) {
+            match place::digest_of(&host, &bar) {
                 Ok(digest) => done.sha256 = Some(digest),
                 Err(error) => report.errors.push((&error).into()),
             }
         }
     } else if let Some(out) = &args.output {
-        done.patches = patch_facts(base.as_ref(), &patches)?;
+        done.patches = patch_facts(
+            disk.is_none().then_some(host.as_ref()),
+            base.as_ref(),
+            &patches,
+        )?;
         let copy = Copy {
             host: &host,
             disk: disk.as_ref(),
@@ -180,13 +197,23 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
                 None => common.options(&args.image),
             },
         };
-        copy.write(out, (&patches, new_len), args, rules, &bar, &mut done)?;
+        match host.is_set() && disk.is_none() {
+            true => copy.write_set(out, (&patches, &ranges), rules, &bar, &mut done)?,
+            false => {
+                let new_len = ranges.last().map_or(0, |range| range.end);
+                copy.write(out, (&patches, new_len), args, rules, &bar, &mut done)?;
+            }
+        }
         if common.hash.is_some() {
-            done.sha256 = Some(hash(&HostFile::open(out)?)?);
+            let written = copy.written(out)?;
+            done.sha256 = Some(place::digest_of(&written, &bar)?);
         }
         if !patches.is_empty() {
             report.result = "cleaned";
         }
+    }
+    for page in &mut done.patches {
+        page.disk_offset = image.places.disk_offset(page.at);
     }
     report.done = Some(done);
     Ok(())
@@ -206,7 +233,7 @@ struct Subject {
 
 impl Subject {
     /// The image; or, with `--to raw`, the disk inside it as if it were a raw file.
-    fn open(args: &CleanArgs, host: &Arc<HostFile>, options: Options) -> Result<Self> {
+    fn open(args: &CleanArgs, host: &Arc<HostSet>, options: Options) -> Result<Self> {
         let image = image::open(host.clone(), &options)?;
         let near = Arc::clone(&options.near);
         if args.to.is_none() {
@@ -227,7 +254,7 @@ impl Subject {
         }
         let disk = Arc::clone(&image.disk);
         if let (Some(out), false) = (&args.output, args.dry_run) {
-            if near.has_opened(out) {
+            if near.has_opened(out) || host.has(out) {
                 return Err(Error::new(
                     Kind::Usage,
                     format!(
@@ -236,7 +263,7 @@ impl Subject {
                     ),
                 ));
             }
-            Output::precheck_disk(host, disk.as_ref(), out, args.force)?;
+            Output::precheck_disk(host.first(), disk.as_ref(), out, args.force)?;
         }
         let options = Options {
             format: Some("raw".to_owned()),
@@ -254,13 +281,40 @@ impl Subject {
     }
 }
 
-fn patch_facts(host: &dyn BlockDevice, patches: &[Patch]) -> Result<Vec<PatchFacts>> {
+/// The lengths of the files before and after.
+fn lens(before: &[Part], after: &[Part]) -> Vec<FileLen> {
+    before
+        .iter()
+        .zip(after)
+        .map(|(before, after)| FileLen {
+            start: before.start,
+            old: before.len,
+            new: after.len,
+        })
+        .collect()
+}
+
+/// What the report says of each patch. `set` is what is patched, unless that is a disk inside it.
+fn patch_facts(
+    set: Option<&HostSet>,
+    host: &dyn BlockDevice,
+    patches: &[Patch],
+) -> Result<Vec<PatchFacts>> {
+    let parts = host.parts();
     patches
         .iter()
         .map(|patch| {
-            let (sha256_old, sha256_new) = clone::digests(host, patch)?;
+            let next = parts.partition_point(|part| part.start <= patch.offset);
+            let part = next.checked_sub(1).and_then(|number| parts.get(number));
+            let end = part.map_or(0, |part| part.start + part.len);
+            let (sha256_old, sha256_new) = clone::digests(host, patch, end)?;
+            let (file, offset) =
+                set.map_or((None, patch.offset), |set| place::named(set, patch.offset));
             Ok(PatchFacts {
-                offset: patch.offset,
+                file,
+                offset,
+                at: patch.offset,
+                disk_offset: None,
                 len: patch.len,
                 sha256_old,
                 sha256_new,
@@ -289,7 +343,7 @@ fn write_in_place(
 
 /// How the cleaned copy is made.
 struct Copy<'a> {
-    host: &'a HostFile,
+    host: &'a HostSet,
     /// The disk inside it, if OUT is to be that.
     disk: Option<&'a Device>,
     near: &'a Neighbours,
@@ -300,22 +354,98 @@ struct Copy<'a> {
 impl Copy<'_> {
     fn create(&self, out: &Path, force: bool) -> Result<Output> {
         match self.disk {
-            Some(disk) => Output::create_disk(self.host, disk.as_ref(), out, force),
-            None => Output::create(self.host, out, force),
+            Some(disk) => Output::create_disk(self.host.first(), disk.as_ref(), out, force),
+            None => Output::create(self.host.first(), out, force),
         }
     }
 
     fn fill(&self, output: &Output, bar: &super::progress::Bar) -> Result<Method> {
         let Some(disk) = self.disk else {
             let len = self.host.len();
-            return output.clone_from(self.host, &mut |at| bar.tick("copying", at, len));
+            return output.clone_from(self.host.first(), &mut |at| bar.tick("copying", at, len));
         };
         let tick = &mut |at| bar.tick("copying", at, disk.len());
-        let method = output.fill_from(self.host, disk.as_ref(), tick)?;
+        let method = output.fill_from(disk.as_ref(), tick)?;
+        self.host.check_unchanged()?;
         self.host.check_reads()?;
         self.near.check_reads()?;
         self.near.check_unchanged()?;
         Ok(method)
+    }
+
+    /// The files that were written.
+    fn written(&self, out: &Path) -> Result<Arc<HostSet>> {
+        match (self.host.first().path().file_name(), self.disk) {
+            (Some(name), None) if self.host.is_set() => {
+                self.open_copy(&out.join(name)).map(|(set, _)| set)
+            }
+            _ => Ok(Arc::new(HostSet::alone(Arc::new(HostFile::open(out)?)))),
+        }
+    }
+
+    /// Opens a copy of the set by its first file, with what lies beside it and nothing else.
+    fn open_copy(&self, first: &Path) -> Result<(Arc<HostSet>, Options)> {
+        let options = Options {
+            near: Arc::new(Neighbours::of(first, &[])),
+            ..self.options.clone()
+        };
+        let set = image::open_files(first, Access::Look, &options)?;
+        Ok((set, options))
+    }
+
+    /// All files of a set, in a new directory.
+    fn write_set(
+        &self,
+        out: &Path,
+        (patches, places): (&[Patch], &[Range<u64>]),
+        rules: &[Rule],
+        bar: &super::progress::Bar,
+        done: &mut Done,
+    ) -> Result<()> {
+        let old: Vec<String> = done
+            .patches
+            .iter()
+            .map(|patch| patch.sha256_old.clone())
+            .collect();
+        let mut output = OutputSet::create(self.host, out)?;
+        let (mut before, all) = (0, self.host.bytes());
+        for ((_, file), place) in self.host.files().zip(places) {
+            let tick = &mut |at| bar.tick("copying", before + at, all);
+            let method = output.write(file, place.clone(), (patches, &old), tick)?;
+            done.method = Some(method.name());
+            before += file.len();
+        }
+        // Of one state from the opening of the first to the copy of the last.
+        self.host.check_unchanged()?;
+        let first = output.path_of(self.host.first())?;
+        let not_found = |error: Error| match error.kind() {
+            Kind::Refused => error.advise(
+                "in the copy all files lie in one directory, under their own names, where the \
+                 image must find them: clean the disk inside it into one file (--to raw)",
+            ),
+            _ => error,
+        };
+        let (set, options) = self.open_copy(&first).map_err(not_found)?;
+        if set.files().count() != self.host.files().count() {
+            return Err(Error::new(
+                Kind::Verification,
+                "written files: as many as the image has expected, found others",
+            ));
+        }
+        // Fresh eyes on the written files: same readers, nothing staged.
+        let again = image::open(set.clone(), &options)?;
+        if !patches.is_empty() {
+            let left = plan::make(&again, rules, &mut |s, done, total| {
+                bar.tick(s, done, total)
+            })?;
+            nothing_left(&left)?;
+        }
+        set.check_reads()?;
+        drop(again);
+        output.finish()?;
+        done.written = true;
+        done.output = Some(escape(&out.display().to_string()));
+        Ok(())
     }
 
     fn write(
@@ -346,20 +476,22 @@ impl Copy<'_> {
                 bar.tick(s, done, total)
             })?;
             written.check_reads()?;
-            if left.to_delete() > 0 {
-                return Err(Error::new(
-                    Kind::Verification,
-                    format!(
-                        "written file: nothing left expected, found {} items",
-                        left.to_delete()
-                    ),
-                ));
-            }
+            nothing_left(&left)?;
         }
-        output.finish(self.host)?;
+        output.finish(self.host.first())?;
         done.written = true;
         done.output = Some(crate::text::escape(&out.display().to_string()));
         Ok(())
+    }
+}
+
+fn nothing_left(plan: &Plan) -> Result<()> {
+    match plan.to_delete() {
+        0 => Ok(()),
+        left => Err(Error::new(
+            Kind::Verification,
+            format!("written file: nothing left expected, found {left} items"),
+        )),
     }
 }
 
@@ -384,7 +516,7 @@ fn refuse_parent(image: &Image, options: &Options) -> Result<()> {
 }
 
 /// Every reason not to write, before anything is staged.
-fn refuse(
+pub(super) fn refuse(
     image: &Image,
     plan: &mut Plan,
     options: &Options,
@@ -650,7 +782,7 @@ fn wipe(target: &Image, seen: &mut Verification, done: &mut Done) -> Result<Hash
     Ok(gone)
 }
 
-fn fail_on(problems: &[String]) -> Result<()> {
+pub(super) fn fail_on(problems: &[String]) -> Result<()> {
     let Some(first) = problems.first() else {
         return Ok(());
     };
@@ -664,7 +796,7 @@ fn fail_on(problems: &[String]) -> Result<()> {
     )
 }
 
-fn expect(staged: &StagedVolume, part: &plan::VolumePlan) -> Expected {
+pub(super) fn expect(staged: &StagedVolume, part: &plan::VolumePlan) -> Expected {
     Expected {
         listing: staged.listing,
         hives: staged

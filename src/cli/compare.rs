@@ -6,13 +6,17 @@ use std::{
     path::Path,
 };
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Common, CompareArgs, scan};
 use crate::{
     error::{Error, Kind, Result},
     plan::tokens::guids_in,
-    report::ErrorFacts,
+    report::{
+        ErrorFacts,
+        html::{CloneGroup, Clones, ComparedImage, SharedId},
+    },
     rules::Rule,
     text::escape,
 };
@@ -21,31 +25,35 @@ use crate::{
 const REPORT_LIMIT: u64 = 1 << 30;
 
 /// What `compare` says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Comparison {
     declone: &'static str,
     schema: u32,
     pub(super) exit_code: u8,
+    /// Whether marks stand in the place of identities (`--redact`).
+    pub(super) redacted: bool,
+    /// When the report was made, in UTC (RFC 3339); only with `--timestamp`.
+    pub(super) time: Option<String>,
     /// Images that share an id, those that share one with the same image together.
     groups: Vec<Group>,
     images: Vec<Compared>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Group {
     images: Vec<String>,
     shared: Vec<Shared>,
 }
 
 /// An id that more than one image has.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Shared {
     identity: String,
     value: String,
     places: Vec<Place>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct Place {
     image: String,
     /// The file, key or value.
@@ -53,7 +61,7 @@ struct Place {
 }
 
 /// One input.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 struct Compared {
     path: String,
     ids: Vec<Id>,
@@ -63,7 +71,7 @@ struct Compared {
     exit_code: u8,
 }
 
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 struct Id {
     identity: String,
     value: String,
@@ -77,9 +85,13 @@ struct Seen<'a> {
     subject: &'a serde_json::Value,
 }
 
-pub(super) fn run(args: &CompareArgs, rules: &[Rule]) -> Result<Comparison> {
+pub(super) fn run(
+    inputs: &[std::path::PathBuf],
+    args: &CompareArgs,
+    rules: &[Rule],
+) -> Result<Comparison> {
     let mut images = Vec::new();
-    for path in &args.inputs {
+    for path in inputs {
         images.extend(look(path, &args.common, rules)?);
     }
     let groups = group(&images);
@@ -88,9 +100,51 @@ pub(super) fn run(args: &CompareArgs, rules: &[Rule]) -> Result<Comparison> {
         declone: env!("CARGO_PKG_VERSION"),
         schema: 1,
         exit_code: worst.unwrap_or(0).max(u8::from(!groups.is_empty())),
+        redacted: false,
+        time: None,
         groups,
         images,
     })
+}
+
+impl Comparison {
+    /// Every id in it.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.images
+            .iter()
+            .flat_map(|image| &image.ids)
+            .map(|id| id.value.as_str())
+    }
+
+    /// For the page.
+    pub(super) fn picture(&self) -> Clones {
+        let groups = self.groups.iter().map(|group| CloneGroup {
+            images: group.images.clone(),
+            shared: group
+                .shared
+                .iter()
+                .map(|shared| SharedId {
+                    identity: shared.identity.clone(),
+                    value: shared.value.clone(),
+                    places: shared
+                        .places
+                        .iter()
+                        .map(|place| (place.image.clone(), place.what.clone()))
+                        .collect(),
+                })
+                .collect(),
+            remarks: Vec::new(),
+        });
+        let images = self.images.iter().map(|image| ComparedImage {
+            path: image.path.clone(),
+            ids: image.ids.len(),
+            errors: image.errors.clone(),
+        });
+        Clones {
+            groups: groups.collect(),
+            images: images.collect(),
+        }
+    }
 }
 
 /// An image is scanned; a report of an earlier run has been.
@@ -98,7 +152,7 @@ fn look(path: &Path, common: &Common, rules: &[Rule]) -> Result<Vec<Compared>> {
     match read_report(path)? {
         Some(json) => from_report(path, &json, rules),
         None => {
-            let report = scan::run(path, common, rules);
+            let report = scan::run(path, common, rules, false);
             let mut image = Compared {
                 path: report.path.clone(),
                 errors: report
@@ -163,6 +217,12 @@ fn from_report(path: &Path, json: &serde_json::Value, rules: &[Rule]) -> Result<
             "report {shown}: a list of images expected, found none"
         ))
     })?;
+    if json["redacted"] == true {
+        return Err(Error::unsupported(format!(
+            "report {shown}: ids expected, found the marks of --redact, which mean nothing outside it"
+        ))
+        .advise("compare the image itself, or a report made without --redact"));
+    }
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     Ok(images
         .iter()

@@ -1,13 +1,18 @@
 //! Fills the report's plain facts from an image and a plan.
 
+use std::ops::Range;
+
 use crate::{
     container::Facts,
     error::Result,
-    image::{Content, Image},
+    image::{Content, Image, Volume},
     partition::Scheme,
-    plan::{Plan, machines},
-    report::{ContainerFacts, HiveFacts, ImageFacts, ImageReport, ObstacleFacts, VolumeFacts},
+    plan::{Plan, VolumePlan, machines},
+    report::{
+        AreaFacts, ContainerFacts, HiveFacts, ImageFacts, ImageReport, ObstacleFacts, VolumeFacts,
+    },
     text::escape,
+    units::VolumeOffset,
 };
 
 /// Container and partition table.
@@ -37,6 +42,7 @@ pub(super) fn image_facts(image: &Image) -> ImageFacts {
             Scheme::Gpt => "GPT",
             Scheme::WholeDisk => "unpartitioned",
             Scheme::Archive => "archive",
+            Scheme::Directory => "directory",
         }
         .to_owned(),
         sector_len: image.table.sector_len,
@@ -55,8 +61,52 @@ fn container_facts(facts: &Facts) -> ContainerFacts {
         allocated: facts.allocated,
         log: facts.log.clone(),
         chain: facts.chain.iter().map(|name| escape(name)).collect(),
+        files: facts.files.iter().map(|name| escape(name)).collect(),
         id: facts.id.clone(),
     }
+}
+
+/// Most stretches of one volume: a file in thousands of pieces is drawn as its first ones.
+const MAX_AREAS: usize = 512;
+
+/// Where the structures, hives and logs of a volume lie. What cannot be found out is left out: it is
+/// drawn only.
+fn areas(volume: &Volume, part: &VolumePlan) -> Vec<AreaFacts> {
+    let Some(tree) = volume.tree().filter(|_| !volume.is_image()) else {
+        return Vec::new();
+    };
+    let mut found: Vec<(&'static str, String, Range<u64>)> = Vec::new();
+    for (what, ranges) in tree.structures().unwrap_or_default() {
+        found.extend(
+            ranges
+                .into_iter()
+                .map(|range| ("structure", what.clone(), range)),
+        );
+    }
+    for hive in &part.hives {
+        let files = std::iter::once(("hive", &hive.entry));
+        for (kind, entry) in files.chain(hive.logs.iter().map(|log| ("log", log))) {
+            for extent in tree.extents(entry.id).unwrap_or_default() {
+                let Some(at) = extent.volume_offset else {
+                    continue;
+                };
+                let range = at.get()..at.get().saturating_add(extent.len);
+                found.push((kind, entry.path(), range));
+            }
+        }
+    }
+    found
+        .into_iter()
+        .take(MAX_AREAS)
+        .filter_map(|(kind, what, range)| {
+            Some(AreaFacts {
+                kind,
+                what,
+                disk_offset: volume.disk_offset(VolumeOffset(range.start))?.get(),
+                len: range.end.saturating_sub(range.start),
+            })
+        })
+        .collect()
 }
 
 /// Everything the plan knows, into the report.
@@ -93,6 +143,7 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) -> Resu
                     replay: hive.replay.clone(),
                 })
                 .collect(),
+            areas: areas(volume, part),
             obstacles: part.obstacles.iter().map(ObstacleFacts::from).collect(),
             problems: part.problems.clone(),
         })

@@ -16,13 +16,16 @@ use crate::{
     device::Neighbours,
     error::{Error, Kind, Result},
     image::{ImageIndex, Options},
-    report::{Document, ErrorFacts, ImageReport, Phase, text},
+    report::{Document, ErrorFacts, ImageReport, Phase, schema},
     rules::{self, Rule},
 };
 
 mod clean;
 mod compare;
+mod directory;
 mod facts;
+mod fleet;
+mod pages;
 mod place;
 mod progress;
 mod recover;
@@ -30,6 +33,9 @@ mod scan;
 mod show;
 mod undo;
 mod verify;
+mod voice;
+
+use voice::{Voice, finish, finish_comparison, print};
 
 /// Takes the cloned machine identity out of a captured Windows image, offline, and proves that it
 /// is gone.
@@ -43,7 +49,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, or nothing found; 1 found something (scan, verify); 2 wrong usage;
 3 refused, unsafe state; 4 malformed or unsupported input; 5 I/O error; 6 interrupted, an
-in-place change waits for `declone recover`;
+in-place change waits for `declone recover` (a directory is done in part: run the same again);
 7 verification failed; 8 limit hit; 70 internal error. All but 0, 1 and 6 mean: the input is
 byte-identical to what it was.";
 
@@ -71,8 +77,14 @@ enum Verb {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or write one for each command
+    Man {
+        /// Write all pages, those of the commands too, into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of what --json writes
+    Schema,
 }
 
 #[derive(Debug, Args)]
@@ -109,17 +121,6 @@ struct Journal {
     path: Option<PathBuf>,
 }
 
-/// How the result is told.
-#[derive(Debug, Args)]
-struct Voice {
-    /// Write the result as JSON to FILE, or to standard output with "-" (then no text)
-    #[arg(long, value_name = "FILE|-")]
-    json: Option<PathBuf>,
-    /// Print no text and no progress
-    #[arg(long, short)]
-    quiet: bool,
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Hash {
     Sha256,
@@ -132,16 +133,24 @@ enum To {
 
 #[derive(Debug, Args)]
 struct ScanArgs {
-    /// Disk images
-    #[arg(required = true, value_name = "IMAGE")]
+    /// Disk images, or directories: the root of a mounted volume or of a copy of one
+    #[arg(required_unless_present = "list", value_name = "IMAGE")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    list: fleet::List,
+    /// Look at N images at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+    /// Look at every Nth image only, beginning with the Ith: part I of N for one of N hosts
+    #[arg(long, value_name = "I/N", value_parser = fleet::Shard::parse)]
+    shard: Option<fleet::Shard>,
     #[command(flatten)]
     common: Common,
 }
 
 #[derive(Debug, Args)]
 struct CleanArgs {
-    /// Disk image
+    /// Disk image, or a directory (then with --in-place)
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Write the cleaned image here; the input stays as it is
@@ -205,7 +214,7 @@ impl CleanArgs {
 
 #[derive(Debug, Args)]
 struct VerifyArgs {
-    /// Disk image
+    /// Disk image, or a directory
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Also search for what this JSON report of `clean` removed
@@ -245,9 +254,11 @@ struct UndoArgs {
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// Images, or reports that `scan --json FILE` wrote
-    #[arg(required = true, value_name = "IMAGE|REPORT")]
+    /// Images, directories, or reports that `scan --json FILE` wrote
+    #[arg(required_unless_present = "list", value_name = "IMAGE|REPORT")]
     inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    list: fleet::List,
     #[command(flatten)]
     common: Common,
 }
@@ -300,8 +311,7 @@ impl Common {
     }
 
     fn progress(&self) -> progress::Bar {
-        let voice = &self.voice;
-        progress::Bar::new(voice.quiet || voice.json.as_deref() == Some(Path::new("-")))
+        progress::Bar::new(self.voice.is_silent())
     }
 }
 
@@ -332,10 +342,11 @@ where
         Err(error) => {
             let code = if error.use_stderr() { 2 } else { 0 };
             // A closed pipe must not turn help into a panic.
+            let shown = voice::printable(&error.render().to_string());
             if error.use_stderr() {
-                write!(std::io::stderr(), "{}", error.render()).ok();
+                write!(std::io::stderr(), "{shown}").ok();
             } else {
-                write!(out, "{}", error.render()).ok();
+                write!(out, "{shown}").ok();
             }
             return code;
         }
@@ -343,7 +354,7 @@ where
     match dispatch(&cli, out) {
         Ok(code) => code,
         Err(error) => {
-            writeln!(std::io::stderr(), "declone: {error:#}").ok();
+            voice::complain(&format!("{error:#}"));
             error
                 .downcast_ref::<Error>()
                 .map_or(5, |e| exit_code(e.kind()))
@@ -354,47 +365,52 @@ where
 fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
     if !matches!(
         &cli.verb,
-        Verb::Rules { .. } | Verb::Completions { .. } | Verb::Man
+        Verb::Rules { .. } | Verb::Completions { .. } | Verb::Man { .. } | Verb::Schema
     ) {
         crate::apply::interrupt::install()?;
     }
     match &cli.verb {
         Verb::Scan(args) => {
             let rules = args.common.rules()?;
-            let precious = args
-                .common
-                .precious(&args.images.iter().collect::<Vec<_>>());
+            let mut images = args.list.inputs(&args.images)?;
+            let mut precious = args.common.precious(&images.iter().collect::<Vec<_>>());
+            precious.extend(args.list.list.iter().cloned());
             args.common.voice.check(&precious)?;
-            let reports: Vec<ImageReport> = args
-                .images
-                .iter()
-                .map(|image| scan::run(image, &args.common, &rules))
-                .collect();
-            finish(&args.common.voice, &reports, &rules, &precious, out)
+            if let Some(shard) = args.shard {
+                images = shard.take(images);
+            }
+            let jobs = usize::from(args.jobs);
+            let reports = fleet::all(&images, jobs, |image| {
+                scan::run(image, &args.common, &rules, jobs > 1)
+            });
+            finish(&args.common.voice, reports, &rules, &precious, out)
         }
         Verb::Clean(args) => {
             let rules = args.common.rules()?;
-            clean::check_usage(args)?;
+            match directory::is_one(&args.image, &args.common)? {
+                true => directory::check_usage(args)?,
+                false => clean::check_usage(args)?,
+            }
             let mut precious = args.common.precious(&[&args.image]);
             precious.extend(args.output.iter().chain(&args.undo).cloned());
             args.common.voice.check(&precious)?;
             let report = guarded("clean", &args.image, |report| {
                 clean::run(args, &rules, report)
             });
-            finish(&args.common.voice, &[report], &rules, &precious, out)
+            finish(&args.common.voice, vec![report], &rules, &precious, out)
         }
         Verb::Recover(args) => {
             let precious = [args.image.clone()];
             args.voice.check(&precious)?;
             let report = guarded("recover", &args.image, |report| recover::run(args, report));
-            finish(&args.voice, &[report], &[], &precious, out)
+            finish(&args.voice, vec![report], &[], &precious, out)
         }
         Verb::Undo(args) => {
             let mut precious = vec![args.file.clone()];
             precious.extend(undo::image_path(args));
             args.voice.check(&precious)?;
             let report = guarded("undo", &args.file, |report| undo::run(args, report));
-            finish(&args.voice, &[report], &[], &precious, out)
+            finish(&args.voice, vec![report], &[], &precious, out)
         }
         Verb::Verify(args) => {
             let rules = args.common.rules()?;
@@ -404,19 +420,19 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             let report = guarded("verify", &args.image, |report| {
                 verify::run(args, &rules, report)
             });
-            finish(&args.common.voice, &[report], &rules, &precious, out)
+            finish(&args.common.voice, vec![report], &rules, &precious, out)
         }
         Verb::Compare(args) => {
             let rules = match &args.common.rules {
                 None => rules::embedded()?,
                 Some(_) => args.common.rules()?,
             };
-            let precious = args
-                .common
-                .precious(&args.inputs.iter().collect::<Vec<_>>());
+            let inputs = args.list.inputs(&args.inputs)?;
+            let mut precious = args.common.precious(&inputs.iter().collect::<Vec<_>>());
+            precious.extend(args.list.list.iter().cloned());
             args.common.voice.check(&precious)?;
-            let all = compare::run(args, &rules)?;
-            finish_comparison(&args.common.voice, &all, &precious, out)
+            let all = compare::run(&inputs, args, &rules)?;
+            finish_comparison(&args.common.voice, all, &precious, out)
         }
         Verb::Rules { verb } => show::run(verb, out),
         Verb::Completions { shell } => {
@@ -425,12 +441,25 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             print(out, &script)?;
             Ok(0)
         }
-        Verb::Man => {
+        Verb::Man { dir: Some(dir) } => {
+            pages::write_all(dir, Cli::command())?;
+            Ok(0)
+        }
+        Verb::Man { dir: None } => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Cli::command())
                 .render(&mut page)
                 .context("manual page")?;
             print(out, &page)?;
+            Ok(0)
+        }
+        Verb::Schema => {
+            let schema = schema::of(&[
+                schema::part::<Document<'static>>,
+                schema::part::<compare::Comparison>,
+            ]);
+            let text = serde_json::to_string_pretty(&schema).context("JSON")? + "\n";
+            print(out, text.as_bytes())?;
             Ok(0)
         }
     }
@@ -455,7 +484,7 @@ fn guarded(
             let what = format!("a bug of declone was caught: {}", said(&*cause));
             if report.phase == Phase::Writing {
                 Error::new(Kind::Interrupted, what)
-                    .advise("run `declone recover`, and please report it")
+                    .advise(format!("{}, and please report it", report.finisher()))
             } else {
                 Error::internal(what).advise("nothing was written; please report it")
             }
@@ -482,115 +511,6 @@ fn said(cause: &(dyn std::any::Any + Send)) -> &str {
         .map(String::as_str)
         .or_else(|| cause.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
-}
-
-impl Voice {
-    /// Finds out that a report cannot be written before the work is done.
-    fn check(&self, precious: &[PathBuf]) -> Result<()> {
-        match &self.json {
-            Some(path) if path != Path::new("-") => crate::apply::check_report(path, precious),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Tells the result. Once an image was changed, a report that cannot be told is no reason for a
-/// code that promises an unchanged image.
-fn finish(
-    voice: &Voice,
-    reports: &[ImageReport],
-    rules: &[Rule],
-    precious: &[PathBuf],
-    out: &mut dyn Write,
-) -> anyhow::Result<u8> {
-    let code = reports
-        .iter()
-        .map(|report| report.exit_code)
-        .max()
-        .unwrap_or(0);
-    match tell(voice, reports, rules, precious, code, out) {
-        Err(error) if reports.iter().any(|r| r.phase != Phase::Untouched) => {
-            let done = match code {
-                0 => "the image was changed as asked",
-                _ => "the image may be changed in part, run `declone recover`",
-            };
-            writeln!(std::io::stderr(), "declone: {error:#}; {done}").ok();
-            Ok(code)
-        }
-        other => other.map(|()| code),
-    }
-}
-
-fn finish_comparison(
-    voice: &Voice,
-    all: &compare::Comparison,
-    precious: &[PathBuf],
-    out: &mut dyn Write,
-) -> anyhow::Result<u8> {
-    let to_stdout = voice.json.as_deref() == Some(Path::new("-"));
-    if let Some(path) = &voice.json {
-        let mut json = serde_json::to_vec_pretty(all).context("JSON")?;
-        json.push(b'\n');
-        match to_stdout {
-            true => print(out, &json)?,
-            false => crate::apply::write_report(path, &json, precious)?,
-        }
-    }
-    if !voice.quiet && !to_stdout {
-        print(out, compare::text(all).as_bytes())?;
-    }
-    Ok(all.exit_code)
-}
-
-/// Prints text and JSON.
-fn tell(
-    voice: &Voice,
-    reports: &[ImageReport],
-    rules: &[Rule],
-    precious: &[PathBuf],
-    code: u8,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
-    let to_stdout = voice.json.as_deref() == Some(Path::new("-"));
-    if let Some(path) = &voice.json {
-        let document = Document {
-            declone: env!("CARGO_PKG_VERSION"),
-            schema: 1,
-            exit_code: code,
-            images: reports,
-        };
-        let mut json = serde_json::to_vec_pretty(&document).context("JSON")?;
-        json.push(b'\n');
-        if to_stdout {
-            print(out, &json)?;
-        } else {
-            crate::apply::write_report(path, &json, precious)?;
-        }
-    }
-    if !voice.quiet && !to_stdout {
-        let mut shown = String::new();
-        for (i, report) in reports.iter().enumerate() {
-            if i > 0 {
-                shown.push('\n');
-            }
-            text::write(&mut shown, report, rules).context("report")?;
-        }
-        print(out, shown.as_bytes())?;
-    } else if voice.quiet {
-        for error in reports.iter().flat_map(|report| &report.errors) {
-            writeln!(std::io::stderr(), "declone: {}", error.what).ok();
-        }
-    }
-    Ok(())
-}
-
-/// A closed pipe (`declone scan x | head -1`) is the reader's decision, not an error.
-fn print(out: &mut dyn Write, bytes: &[u8]) -> Result<()> {
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(e) => Err(Error::io("standard output", &e)),
-        Ok(()) => Ok(()),
-    }
 }
 
 /// Whether standard error is a terminal: only then is there progress.

@@ -2,42 +2,77 @@
 
 use std::{path::Path, sync::Arc};
 
+use super::progress::Bar;
 use crate::{
     apply::{
         change::Change,
-        host::{InPlace, Place},
+        clone,
+        host::{self, InPlace, Place},
         interrupt::{self, Hold},
+        journal::{self, Bond, Role},
         protocol::{self, Recovered},
         undo,
     },
-    device::{Access, HostFile},
+    device::{Access, BlockDevice, HostFile, HostSet},
     error::{Error, Kind, Result},
+    image::{self, Options},
     report::{Done, ImageReport, PatchFacts, Phase},
     text::escape,
 };
 
-/// Fails with `Interrupted` when an in-place change of this image waits to be finished.
-pub(super) fn refuse_pending(host: &HostFile, journal: Option<&Path>) -> Result<()> {
-    if !host.is_regular() && journal.is_none() {
-        // Nobody but the user knows where the journal of a block device lies.
-        return Ok(());
+/// Fails with `Interrupted` when an in-place change of this image, or of one of its files, waits to be
+/// finished.
+pub(super) fn refuse_pending(image: &HostSet, journal: Option<&Path>) -> Result<()> {
+    for (number, (_, file)) in image.files().enumerate() {
+        if !file.is_regular() && journal.is_none() {
+            // Nobody but the user knows where the journal of a block device lies.
+            continue;
+        }
+        let place = Place::of(file, journal)?;
+        if place.is_taken() {
+            let named = (number > 0).then(|| file.path());
+            return Err(pending(place.path(), named));
+        }
+        refuse_member(file)?;
     }
-    let place = Place::of(host, journal)?;
-    if !place.is_taken() {
-        return Ok(());
+    Ok(())
+}
+
+/// Fails with `Interrupted` when the file is one of several, and the journal of another waits to write
+/// it.
+fn refuse_member(file: &HostFile) -> Result<()> {
+    match host::pending_elsewhere(file)? {
+        Some(journal) => {
+            let shown = journal.to_string_lossy().into_owned();
+            let image = shown
+                .strip_suffix(host::SUFFIX)
+                .unwrap_or(&shown)
+                .to_owned();
+            Err(pending(&journal, Some(Path::new(&image))))
+        }
+        None => Ok(()),
     }
-    Err(Error::new(
+}
+
+fn pending(journal: &Path, image: Option<&Path>) -> Error {
+    let error = Error::new(
         Kind::Interrupted,
         format!(
             "journal {}: none expected, found one of an in-place change that was interrupted",
-            escape(&place.path().display().to_string())
+            escape(&journal.display().to_string())
         ),
-    )
-    .advise("do not use the image yet; run `declone recover` first"))
+    );
+    match image {
+        None => error.advise("do not use the image yet; run `declone recover` first"),
+        Some(image) => error.advise(format!(
+            "do not use the files of this image yet; run `declone recover {}` first",
+            escape(&image.display().to_string())
+        )),
+    }
 }
 
 /// What a look was worth: an error if the image got shorter, a remark if somebody wrote to it.
-pub(super) fn remark_changes(host: &HostFile, report: &mut ImageReport) -> Result<()> {
+pub(super) fn remark_changes(host: &HostSet, report: &mut ImageReport) -> Result<()> {
     match host.check_unchanged() {
         Err(error) if error.kind() == Kind::Refused => {
             report.remarks.push(
@@ -51,7 +86,8 @@ pub(super) fn remark_changes(host: &HostFile, report: &mut ImageReport) -> Resul
 
 /// An image opened to be written, with whatever was pending finished.
 pub(super) struct Writable {
-    pub(super) host: Arc<HostFile>,
+    /// Its files: only the first until [`Writable::gather`].
+    pub(super) host: Arc<HostSet>,
     in_place: InPlace,
     /// The change that was finished on opening.
     pub(super) finished: Option<Change>,
@@ -60,10 +96,14 @@ pub(super) struct Writable {
 }
 
 impl Writable {
-    /// Opens and locks; nothing is written yet.
+    /// Opens and locks the file that was named; nothing is written yet.
     pub(super) fn open(path: &Path, journal: Option<&Path>) -> Result<Self> {
-        let host = Arc::new(HostFile::open_for(path, Access::InPlace)?);
-        let place = Place::of(&host, journal)?;
+        let first = Arc::new(HostFile::open_for(path, Access::InPlace)?);
+        let place = Place::of(&first, journal)?;
+        if !place.is_taken() {
+            refuse_member(&first)?;
+        }
+        let host = Arc::new(HostSet::alone(first));
         Ok(Self {
             in_place: InPlace::new(host.clone(), place),
             host,
@@ -72,8 +112,42 @@ impl Writable {
         })
     }
 
+    fn set(&mut self, host: HostSet) {
+        self.host = Arc::new(host);
+        self.in_place.set_image(Arc::clone(&self.host));
+    }
+
+    /// Opens and locks the other files of the image, too, as its format names them. `Interrupted` if a
+    /// change of one of them waits to be finished.
+    pub(super) fn gather(&mut self, options: &Options) -> Result<()> {
+        let first = Arc::clone(self.host.first());
+        // Not twice at the same time: a lock of this process is in its own way.
+        self.set(HostSet::alone(Arc::clone(&first)));
+        let host = image::gather(first, Access::InPlace, options)?;
+        if host.is_set() {
+            InPlace::check_beside(&host)?;
+            refuse_pending(&host, None)?;
+        }
+        self.host = host;
+        self.in_place.set_image(Arc::clone(&self.host));
+        Ok(())
+    }
+
+    /// Opens and locks the files that a journal or undo file names.
+    pub(super) fn open_bonded(&mut self, bond: &Bond) -> Result<()> {
+        if !bond.files.is_empty() {
+            let first = Arc::clone(self.host.first());
+            self.set(HostSet::alone(Arc::clone(&first)));
+            self.set(host::open_bonded(first, bond)?);
+        }
+        Ok(())
+    }
+
     /// Finishes an interrupted change, if one waits.
     pub(super) fn recover(&mut self, report: &mut ImageReport) -> Result<Recovered> {
+        if let Some(bytes) = self.in_place.place().read(self.host.first())? {
+            self.open_bonded(&journal::read_bond(Role::Journal, &bytes)?)?;
+        }
         let waiting = protocol::pending(&mut self.in_place)?;
         let lease = self.host.lease()?;
         lease.check()?;
@@ -124,7 +198,7 @@ impl Writable {
         undo: Option<&Path>,
         report: &mut ImageReport,
     ) -> Result<()> {
-        let bond = self.in_place.bond()?;
+        let bond = self.in_place.bond(change.files())?;
         let lease = self.host.lease()?;
         self.host.check_unchanged()?;
         let hold = interrupt::hold();
@@ -139,6 +213,10 @@ impl Writable {
             protocol::commit(&mut self.in_place, &bond, change)
         });
         drop(lease);
+        if result.is_ok() {
+            // Its length may be another.
+            self.host.accept_changes().ok();
+        }
         report.phase = match &result {
             Ok(()) => Phase::Changed,
             Err(error) if error.kind() == Kind::Interrupted => Phase::Writing,
@@ -155,26 +233,56 @@ impl Writable {
 }
 
 /// A change as the report tells it.
-pub(super) fn done(change: &Change) -> Done {
+pub(super) fn done(host: &HostSet, change: &Change) -> Done {
     Done {
         written: true,
         in_place: true,
         changed_bytes: change.bytes(),
-        patches: patches(change),
+        patches: patches(host, change),
         ..Done::default()
     }
 }
 
 /// The changed pages with their digests.
-pub(super) fn patches(change: &Change) -> Vec<PatchFacts> {
+pub(super) fn patches(host: &HostSet, change: &Change) -> Vec<PatchFacts> {
     change
         .pages()
         .iter()
-        .map(|page| PatchFacts {
-            offset: page.offset,
-            len: page.len as u64,
-            sha256_old: hex::encode(page.old),
-            sha256_new: hex::encode(page.new),
+        .map(|page| {
+            let (file, offset) = named(host, page.offset);
+            PatchFacts {
+                file,
+                offset,
+                at: page.offset,
+                disk_offset: None,
+                len: page.span() as u64,
+                sha256_old: hex::encode(page.old),
+                sha256_new: hex::encode(page.new),
+            }
         })
         .collect()
+}
+
+/// A byte of the image as a report names it: the file, if it is one of several, and the offset there.
+pub(super) fn named(host: &HostSet, offset: u64) -> (Option<String>, u64) {
+    if !host.is_set() {
+        return (None, offset);
+    }
+    let (number, inside) = host.locate(offset).unwrap_or_default();
+    let name = host.files().nth(number).and_then(|(_, file)| {
+        let name = file.path().file_name()?;
+        Some(escape(&name.to_string_lossy()))
+    });
+    (name, inside)
+}
+
+/// The lengths of the files, of which only one may be meant to change.
+pub(super) fn lens(host: &HostSet) -> Vec<u64> {
+    host.parts().iter().map(|part| part.len).collect()
+}
+
+/// SHA-256 of the image's file; of several, one behind the other.
+pub(super) fn digest_of(host: &HostSet, bar: &Bar) -> Result<String> {
+    let files: Vec<&HostFile> = host.files().map(|(_, file)| file.as_ref()).collect();
+    clone::file_digest(&files, &mut |done| bar.tick("hashing", done, host.bytes()))
 }

@@ -1,11 +1,10 @@
 //! `declone scan`: look, say, touch nothing.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
-use super::{Common, exit_code, facts, guarded, place};
+use super::{Common, exit_code, facts, guarded, place, place::digest_of};
 use crate::{
-    apply::clone::file_digest,
-    device::{BlockDevice, HostFile},
+    device::Access,
     error::{Error, Kind, Result},
     image::{self, Content, Image},
     plan::{self, Plan},
@@ -13,8 +12,15 @@ use crate::{
     rules::Rule,
 };
 
-pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
-    let mut report = guarded("scan", path, |report| scan(path, common, rules, report));
+/// Looks at one image; `crowded` if others are looked at meanwhile: then there is no progress.
+pub(super) fn run(path: &Path, common: &Common, rules: &[Rule], crowded: bool) -> ImageReport {
+    let mut report = guarded("scan", path, |report| {
+        let bar = match crowded {
+            true => super::progress::Bar::new(true),
+            false => common.progress(),
+        };
+        scan(path, common, rules, &bar, report)
+    });
     let pending = report
         .errors
         .iter()
@@ -27,14 +33,22 @@ pub(super) fn run(path: &Path, common: &Common, rules: &[Rule]) -> ImageReport {
     report
 }
 
-fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
-    let bar = common.progress();
-    let host = Arc::new(HostFile::open(path)?);
-    report.remarks.extend(host.remarks().iter().cloned());
+fn scan(
+    path: &Path,
+    common: &Common,
+    rules: &[Rule],
+    bar: &super::progress::Bar,
+    report: &mut ImageReport,
+) -> Result<()> {
+    if super::directory::is_one(path, common)? {
+        return super::directory::scan(path, common, rules, report);
+    }
+    let options = common.options(path);
+    let host = image::open_files(path, Access::Look, &options)?;
+    report.remarks.extend(host.remarks());
     if let Err(error) = place::refuse_pending(&host, common.journal.path.as_deref()) {
         report.errors.push(ErrorFacts::from(&error));
     }
-    let options = common.options(path);
     let image = image::open(host.clone(), &options)?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
@@ -43,7 +57,7 @@ fn scan(path: &Path, common: &Common, rules: &[Rule], report: &mut ImageReport) 
     if common.hash.is_some()
         && let Some(facts) = &mut report.image
     {
-        let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
+        let digest = digest_of(&host, &bar)?;
         facts.sha256 = Some(digest);
     }
     place::remark_changes(&host, report)?;

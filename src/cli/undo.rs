@@ -43,8 +43,9 @@ pub(super) fn run(args: &UndoArgs, report: &mut ImageReport) -> Result<()> {
             e
         }
     })?;
-    undo::check_owner(owner, &image.host)?;
+    undo::check_owner(owner, image.host.first())?;
     image.recover_first(report)?;
+    image.open_bonded(&bond)?;
     let host = image.host.clone();
     let mut read = |at: u64, buf: &mut [u8]| host.read_at(at, buf);
     // An undo that was interrupted and is run again: finishing it was the whole job.
@@ -57,8 +58,8 @@ pub(super) fn run(args: &UndoArgs, report: &mut ImageReport) -> Result<()> {
                 .all(|(a, b)| a.new == b.new)
     });
     if !finished_it {
-        undo::check(&back, &bond, host.len(), &mut read)?;
-        let change = Change::prepare(&back.patches(), host.len(), &mut read)?;
+        undo::check(&back, &place::lens(&host), &mut read)?;
+        let change = Change::prepare(&back.patches(), back.files(), &mut read)?;
         if change.seal() != back.seal() {
             return Err(Error::refused(
                 "image: the bytes that the clean wrote expected, found others",
@@ -68,7 +69,7 @@ pub(super) fn run(args: &UndoArgs, report: &mut ImageReport) -> Result<()> {
         image.commit(&change, None, report)?;
     }
     report.result = "undone";
-    report.done = Some(place::done(&back));
+    report.done = Some(place::done(&host, &back));
     report.remarks.push(format!(
         "{} still holds the identity; so does the image now",
         escape(&args.file.display().to_string())

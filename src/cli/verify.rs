@@ -1,14 +1,13 @@
 //! `declone verify`: fresh eyes: the rules again, and a raw search of every data extent.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use md5::Md5;
 use sha1::{Digest, Sha1};
 
 use super::{VerifyArgs, facts, place, progress::Bar, scan};
 use crate::{
-    apply::clone::file_digest,
-    device::{BlockDevice, HostFile},
+    device::Access,
     error::{Error, Kind, Result},
     image::{self, Image},
     plan::{self, tokens, tokens::Token},
@@ -26,10 +25,13 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         .map(read_tokens)
         .transpose()?
         .unwrap_or_default();
-    let host = Arc::new(HostFile::open(&args.image)?);
-    report.remarks.extend(host.remarks().iter().cloned());
-    place::refuse_pending(&host, common.journal.path.as_deref())?;
+    if super::directory::is_one(&args.image, common)? {
+        return super::directory::verify(&args.image, common, rules, against, report);
+    }
     let options = common.options(&args.image);
+    let host = image::open_files(&args.image, Access::Look, &options)?;
+    report.remarks.extend(host.remarks());
+    place::refuse_pending(&host, common.journal.path.as_deref())?;
     let image = image::open(host.clone(), &options)?;
     let plan = plan::make(&image, rules, &mut |stage, done, total| {
         bar.tick(stage, done, total)
@@ -37,7 +39,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
     facts::fill(report, &image, &plan)?;
     report.tokens.extend(against);
     tokens::tidy(&mut report.tokens);
-    let map = host.is_regular().then_some(host.as_ref());
+    let map = host.single();
     let raw = residue::raw(
         &image,
         host.as_ref(),
@@ -67,7 +69,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
     }
     report.residues = raw.residues;
     if common.hash.is_some() {
-        let digest = file_digest(&host, &mut |done| bar.tick("hashing", done, host.len()))?;
+        let digest = place::digest_of(&host, &bar)?;
         if let Some(facts) = &mut report.image {
             facts.sha256 = Some(digest);
         }
@@ -137,6 +139,12 @@ fn read_tokens(path: &Path) -> Result<Vec<Token>> {
     let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
     let json: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| wrong(format!("JSON report expected: {e}")))?;
+    if json["redacted"] == true {
+        return Err(wrong(
+            "a report with ids expected, found the marks of --redact: what was removed is not in it"
+                .into(),
+        ));
+    }
     let mut all = Vec::new();
     for image in json["images"]
         .as_array()

@@ -34,6 +34,9 @@ const LIMIT: usize = 10_000;
 pub fn children(image: &Facts, near: &Neighbours) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in near.names(LIMIT)? {
+        if near.is_member(&name) {
+            continue;
+        }
         let Ok(file) = near.look(&name) else {
             continue;
         };

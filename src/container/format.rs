@@ -462,6 +462,8 @@ pub(super) mod vdi {
     pub(crate) const MODIFIED_AT: u64 = 0x198;
     /// UUID of the parent; zeros for none.
     pub(crate) const PARENT: usize = 0x1A8;
+    /// UUID of the parent's last modification, as it was when this image was made.
+    pub(crate) const PARENT_MODIFIED: usize = 0x1B8;
     /// Map entry: never written.
     pub(crate) const FREE: u32 = 0xFFFF_FFFF;
     /// Map entry: zeros.
@@ -523,66 +525,4 @@ pub(super) mod vmdk {
     pub(crate) const ENTRY_LEN: u64 = 4;
     /// parentCID of a disk of its own.
     pub(crate) const NO_PARENT: &str = "ffffffff";
-}
-
-/// EWF1: EnCase E01 and SMART S01, little-endian.
-///
-/// Source: libewf, "Expert Witness Compression Format specification", sections "Segment file", "The
-/// sections", "Table section", "Hash section", "Digest section"; the volume section from libewf's
-/// older edition of the same document.
-pub(super) mod ewf {
-    /// Bytes of a file's header, behind which the sections begin.
-    pub(in super::super) const HEADER_BYTES: usize = 13;
-    /// Header: 1, the start of its fields.
-    pub(in super::super) const FIELDS: usize = 8;
-    /// Header: number of the segment file, from 1, u16.
-    pub(in super::super) const SEGMENT: usize = 9;
-    /// Header: 0, the end of its fields, u16.
-    pub(in super::super) const FIELDS_END: usize = 11;
-
-    /// Bytes of a section's descriptor: its name in 16 bytes; the last 4 are the Adler-32 of the rest.
-    pub(in super::super) const DESCRIPTOR_BYTES: usize = 76;
-    /// Descriptor: bytes of the name, filled up with zeros.
-    pub(in super::super) const NAME: usize = 16;
-    /// Descriptor: offset of the next section in the file; its own in the last one, u64.
-    pub(in super::super) const NEXT: usize = 16;
-    /// Descriptor: bytes of the section with its descriptor, u64; 0 in the last one and in files of
-    /// Expert Witness 1.35.
-    pub(in super::super) const LEN: usize = 24;
-
-    /// Volume section of EnCase; the last 4 bytes are the Adler-32 of the rest.
-    pub(in super::super) const VOLUME_BYTES: usize = 1052;
-    /// Volume section of SMART; the same.
-    pub(in super::super) const SMART_VOLUME_BYTES: usize = 94;
-    /// Volume: chunks of the disk, u32.
-    pub(in super::super) const CHUNKS: usize = 4;
-    /// Volume: sectors in a chunk, u32.
-    pub(in super::super) const CHUNK_SECTORS: usize = 8;
-    /// Volume: bytes in a sector, u32.
-    pub(in super::super) const SECTOR_BYTES: usize = 12;
-    /// Volume: sectors of the disk, u64; u32 in SMART's.
-    pub(in super::super) const SECTORS: usize = 16;
-    /// Volume of EnCase: GUID of the set of files, or zeros.
-    pub(in super::super) const SET: usize = 64;
-
-    /// Bytes of a table's header; the last 4 are the Adler-32 of the rest. Entries of 4 bytes follow,
-    /// and behind them their Adler-32, unless the chunks themselves lie in the section (SMART).
-    pub(in super::super) const TABLE_BYTES: usize = 24;
-    /// Table: number of entries, u32.
-    pub(in super::super) const ENTRIES: usize = 0;
-    /// Table: what is added to every offset, u64 (EnCase 6.7 and newer, else 0).
-    pub(in super::super) const BASE: usize = 8;
-    /// Entry: the chunk is compressed (zlib); the other bits are its offset.
-    pub(in super::super) const COMPRESSED: u32 = 1 << 31;
-
-    /// Hash section: the disk's MD5, 16 bytes; the last 4 are the Adler-32 of the rest.
-    pub(in super::super) const HASH_BYTES: usize = 36;
-    /// Digest section: the disk's MD5, 16 bytes, and its SHA-1, 20; the last 4 as above.
-    pub(in super::super) const DIGEST_BYTES: usize = 80;
-    /// Bytes of an MD5.
-    pub(in super::super) const MD5: usize = 16;
-    /// Bytes of a SHA-1.
-    pub(in super::super) const SHA1: usize = 20;
-    /// Bytes of a checksum.
-    pub(in super::super) const CHECKSUM: usize = 4;
 }

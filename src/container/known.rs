@@ -53,29 +53,11 @@ pub(super) const L01: Format = Format {
     open: Open::Refuse("it holds single files, not a disk; export them with the tool that made it"),
 };
 
-pub(super) const EX01: Format = Format {
-    name: "ex01",
-    title: "an EnCase evidence file (Ex01)",
-    probe: |edges| {
-        magic(edges, 0, format::EX01, "EVF2")
-            .or_else(|| magic(edges, 0, format::LX01, "LEF2, single files,"))
-    },
-    open: Open::Refuse(EVIDENCE),
-};
-
-pub(super) const AFF4: Format = Format {
-    name: "aff4",
-    title: "an AFF4 evidence file",
-    probe: |edges| {
-        magic(edges, 0, format::ZIP, "PK")?;
-        // The first members of the archive: their names stand in the first kilobytes.
-        let front = edges.head.get(..edges.head.len().min(4096))?;
-        format::AFF4_MEMBERS
-            .into_iter()
-            .any(|name| front.windows(name.len()).any(|window| window == name))
-            .then(|| "a zip archive with AFF4 members".to_owned())
-    },
-    open: Open::Refuse(EVIDENCE),
+pub(super) const LX01: Format = Format {
+    name: "lx01",
+    title: "an EnCase logical evidence file (Lx01)",
+    probe: |edges| magic(edges, 0, format::LX01, "LEF2, single files,"),
+    open: Open::Refuse("it holds single files, not a disk; export them with the tool that made it"),
 };
 
 pub(super) const AFF: Format = Format {

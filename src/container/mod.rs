@@ -18,6 +18,26 @@
 //!   what to do, instead of "not recognised".
 //!
 //! Adding a format: a file `container/<name>.rs`, and its row in [`FORMATS`] gets that file's `open`.
+//!
+//! # An image of several files
+//!
+//! A format whose image can be several files (a VMDK's extents, the parts of a split archive) has a
+//! row in `SETS`: a function that reads the file that the user named and gives the names of the others,
+//! as the image gives them (or, if it does not name them, as they are found by [`Source::own_name`] and
+//! [`Source::names_beside`]). [`crate::image::open_files`] opens those files for the same use as the
+//! first, locks and all, and makes one address space of them ([`crate::device::HostSet`]). When the
+//! format is then opened,
+//!
+//! - [`Source::host`] is the first file alone, with its own offsets;
+//! - [`Source::member`] is one of the others, by the name that was given: also with its own offsets, and
+//!   it is written ([`crate::device::BlockDevice::write_at`]) and grows
+//!   ([`crate::device::BlockDevice::grow`]) like the first;
+//! - [`Source::whole`] is the address space: a disk's [`Layout`] lies over it, with
+//!   [`crate::device::PartOf::start`] added to the offsets of each file.
+//!
+//! Nothing else is needed for a clean in place or into a copy: overlay, guard and journal know the
+//! address space only. A format must do without its members, too (looking only): the file may have been
+//! opened alone, as the parent of another.
 
 #![deny(
     clippy::indexing_slicing,
@@ -31,12 +51,14 @@
 use std::sync::Arc;
 
 use crate::{
-    device::{Device, HostFile, Neighbours},
+    device::{Device, HostFile, Neighbours, PartOf},
     error::{At, Error, Kind, Result},
     text::escape,
 };
 
+mod aff4;
 mod children;
+mod chunked;
 mod ewf;
 mod format;
 mod known;
@@ -93,6 +115,8 @@ pub enum Open {
 pub struct Source<'a> {
     /// The file, or an overlay over it.
     pub host: &'a Device,
+    /// It and the files that belong to it.
+    whole: &'a Device,
     /// Where files that it names may come from.
     near: &'a Neighbours,
     /// The files of the chain so far, this one last; the first has no entry.
@@ -136,6 +160,7 @@ impl<'a> Source<'a> {
         };
         let source = Source {
             host: &host,
+            whole: &host,
             near: self.near,
             chain: &chain,
         };
@@ -148,8 +173,29 @@ impl<'a> Source<'a> {
     }
 
     /// The image's own name, without the directory.
-    fn own_name(&self) -> Option<&str> {
+    #[must_use]
+    pub fn own_name(&self) -> Option<&str> {
         self.near.own_name()
+    }
+
+    /// The names of other files beside the image; at most `limit`, in no order.
+    pub fn names_beside(&self, limit: usize) -> Result<Vec<String>> {
+        self.near.names(limit)
+    }
+
+    /// The address space of all files of the image; [`Source::host`] if it is only one.
+    #[must_use]
+    pub fn whole(&self) -> &Device {
+        self.whole
+    }
+
+    /// The file that belongs to the image under this name, if it was opened with it.
+    pub fn member(&self, name: &str) -> Result<Option<PartOf>> {
+        let parts = self.whole.parts();
+        let number = parts.iter().skip(1).position(|part| part.name == name);
+        number
+            .map(|behind| PartOf::new(Arc::clone(self.whole), behind.saturating_add(1)))
+            .transpose()
     }
 
     /// The bytes of a file that this one names: an extent without a format of its own.
@@ -242,6 +288,8 @@ pub struct Facts {
     pub log: Option<String>,
     /// The files below this one, nearest first.
     pub chain: Vec<String>,
+    /// The other files of which the image consists, as it names them.
+    pub files: Vec<String>,
     /// Identity of the disk that other files may name, as the format writes it.
     pub id: Option<String>,
     /// MD5 of the disk, in hex, as the file says.
@@ -272,10 +320,11 @@ pub static FORMATS: &[Format] = &[
     known::WIM_PIPABLE,
     known::FFU,
     ewf::FORMAT,
+    ewf::FORMAT_2,
     known::L01,
-    known::EX01,
+    known::LX01,
     // Before zip: AFF4 is a zip archive.
-    known::AFF4,
+    aff4::FORMAT,
     known::AFF,
     known::QED,
     known::PARALLELS,
@@ -295,6 +344,35 @@ pub static FORMATS: &[Format] = &[
     known::ISO,
     raw::FORMAT,
 ];
+
+/// What a format says about the files of an image: the names of those behind the first.
+type Files = fn(&Source<'_>) -> Result<Vec<String>>;
+
+/// The formats whose image can be several files.
+static SETS: &[(&str, Files)] = &[("vmdk", vmdk::files)];
+
+/// The names of the files that belong to this one, as the image gives them; empty if it is one file,
+/// or is in a state that [`open`] tells more about.
+pub fn files(host: &Device, forced: Option<&str>, near: &Neighbours) -> Result<Vec<String>> {
+    let edges = Edges::read(host)?;
+    let name = match forced {
+        Some(name) => name,
+        None => recognise(&edges).map_or("", |(format, _)| format.name),
+    };
+    let Some((_, files)) = SETS.iter().find(|(known, _)| *known == name) else {
+        return Ok(Vec::new());
+    };
+    let source = Source {
+        host,
+        whole: host,
+        near,
+        chain: &[],
+    };
+    match files(&source) {
+        Err(error) if matches!(error.kind(), Kind::Malformed | Kind::Unsupported) => Ok(Vec::new()),
+        names => names,
+    }
+}
 
 /// The disk inside an image file.
 #[derive(Debug)]
@@ -317,7 +395,7 @@ pub struct Opened {
     pub facts: Facts,
     /// Length of the disk.
     pub virtual_len: u64,
-    /// Length of the file.
+    /// Length of the file, or of all files together.
     pub file_len: u64,
     /// What the user should know, one line each.
     pub notes: Vec<String>,
@@ -326,6 +404,15 @@ pub struct Opened {
 /// Opens the disk in an image file. `forced` is the argument of `--format`: it skips the probes.
 /// Files that the image names are opened through `near`.
 pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Opened> {
+    let parts = host.parts();
+    let whole = host;
+    let host: Device = match parts.len() {
+        0 | 1 => Arc::clone(&whole),
+        _ => Arc::new(PartOf::new(Arc::clone(&whole), 0)?),
+    };
+    let file_len = parts
+        .iter()
+        .fold(0_u64, |sum, part| sum.saturating_add(part.len));
     let edges = Edges::read(&host)?;
     let mut notes = Vec::new();
     let (format, evidence) = match forced {
@@ -348,6 +435,7 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
     };
     let source = Source {
         host: &host,
+        whole: &whole,
         near,
         chain: &[],
     };
@@ -367,17 +455,17 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         Open::Disk(open) => open(&source).map_err(unless_raw)?,
         Open::Archive(open) => {
             let trees = open(&source).map_err(unless_raw)?;
-            let mut whole = match &trees.joined {
+            let mut disk = match &trees.joined {
                 // Offsets are those of all parts together.
                 Some(joined) => Disk {
                     opaque: true,
                     ..Disk::plain(Arc::clone(joined))
                 },
-                None => Disk::plain(Arc::clone(&host)),
+                None => Disk::plain(Arc::clone(&whole)),
             };
-            whole.facts = trees.facts.clone();
+            disk.facts = trees.facts.clone();
             archive = Some(trees);
-            whole
+            disk
         }
         Open::Refuse(advice) => {
             return Err(Error::unsupported(format!(
@@ -407,7 +495,7 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         scan_only: disk.scan_only,
         opaque: disk.opaque,
         facts: disk.facts,
-        file_len: edges.len,
+        file_len,
         notes,
     })
 }

@@ -39,6 +39,10 @@ pub(super) enum Wrap {
     Zlib,
     /// A frame of Zstandard (RFC 8878).
     Zstd,
+    /// Snappy without frames.
+    Snappy,
+    /// A block of LZ4, without frames.
+    Lz4,
 }
 
 /// Decompresses as much as fits into `to`: how it ended, and how many bytes came out.
@@ -46,7 +50,7 @@ pub(super) fn inflate(from: &[u8], to: &mut [u8], wrap: Wrap) -> (TINFLStatus, u
     let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
         | match wrap {
             Wrap::Zlib => inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER,
-            Wrap::Deflate | Wrap::Zstd => 0,
+            Wrap::Deflate | Wrap::Zstd | Wrap::Snappy | Wrap::Lz4 => 0,
         };
     let mut state = Box::<DecompressorOxide>::default();
     let (status, _, len) = decompress(&mut state, from, to, 0, flags);
@@ -66,6 +70,35 @@ fn unzstd(from: &[u8], to: &mut [u8]) -> std::result::Result<usize, String> {
         }
     }
     Ok(len)
+}
+
+/// Decompresses `from` into `to`: how many bytes came out, or what is wrong.
+pub(super) fn unpack(from: &[u8], to: &mut [u8], wrap: Wrap) -> std::result::Result<usize, String> {
+    match wrap {
+        Wrap::Zstd => unzstd(from, to).map_err(|error| escape(&error)),
+        Wrap::Snappy => {
+            // It says first how long the whole is.
+            let len = snap::raw::decompress_len(from).map_err(|error| error.to_string())?;
+            let room = to.get_mut(..len).ok_or("more than a chunk holds")?;
+            let mut decoder = snap::raw::Decoder::new();
+            let len = decoder.decompress(from, room);
+            len.map_err(|error| error.to_string())
+        }
+        Wrap::Lz4 => lz4_flex::block::decompress_into(from, to).map_err(|error| error.to_string()),
+        Wrap::Deflate | Wrap::Zlib => {
+            let (status, len) = inflate(from, to, wrap);
+            match status {
+                TINFLStatus::Done => Ok(len),
+                // All of the piece is there, whatever follows.
+                TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput
+                    if wrap == Wrap::Deflate =>
+                {
+                    Ok(len)
+                }
+                status => Err(format!("{status:?} after {len} bytes")),
+            }
+        }
+    }
 }
 
 /// A compressed piece.
@@ -132,29 +165,15 @@ impl Pieces {
         let mut from = vec![0; usize::try_from(there).map_err(|_| fail())?];
         host.read_at(piece.at, &mut from)?;
         let mut to = vec![0; usize::try_from(self.unit).map_err(|_| fail())?];
-        let (ended, len, how) = match self.wrap {
-            Wrap::Zstd => match unzstd(&from, &mut to) {
-                Ok(len) => (true, len, "the end of the frame".to_owned()),
-                Err(error) => (false, 0, escape(&error).to_string()),
-            },
-            wrap => {
-                let (status, len) = inflate(&from, &mut to, wrap);
-                let ended = match status {
-                    TINFLStatus::Done => true,
-                    // All of the piece is there, whatever follows.
-                    TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput => {
-                        wrap == Wrap::Deflate
-                    }
-                    _ => false,
-                };
-                (ended, len, format!("{status:?}"))
-            }
-        };
-        if !ended || len != to.len() {
-            return Err(Error::malformed(format!(
+        let fail = |len: usize, how: &str| {
+            Error::malformed(format!(
                 "container: a compressed piece of {} bytes expected, found {len} ({how})",
-                to.len()
-            )));
+                self.unit
+            ))
+        };
+        let len = unpack(&from, &mut to, self.wrap).map_err(|how| fail(0, &how))?;
+        if len != to.len() {
+            return Err(fail(len, "its end"));
         }
         Ok(to)
     }

@@ -769,7 +769,7 @@ fn open(source: &Source<'_>) -> Result<Disk> {
                 "QCOW2: clusters that are not compressed expected, found {} compressed ones",
                 pieces.count()
             ),
-            advice: CONVERT,
+            advice: "clean the disk inside it into a raw file: clean -o OUT --to raw",
         });
     }
     if let Some(reason) = shared {

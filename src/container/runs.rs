@@ -158,6 +158,16 @@ impl Runs {
             .filter_map(|(at, number)| self.place(*at, *number))
     }
 
+    /// All runs: where on the disk, where in the file, how long.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, Option<u64>, u64)> {
+        self.runs.iter().map(|run| (run.disk, run.file, run.len))
+    }
+
+    /// What the format keeps for itself.
+    pub(super) fn own(&self) -> impl Iterator<Item = Range<u64>> {
+        self.own.iter().cloned()
+    }
+
     fn get(&self, number: u32) -> Option<&Run> {
         self.runs.get(usize::try_from(number).ok()?)
     }

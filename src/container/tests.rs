@@ -55,12 +55,12 @@ fn known_formats_are_refused_by_name() {
             &[0x7F, 0x10, 0xDA, 0xBE],
         ),
         ("(L01)", 0, b"LVF\x09\x0D\x0A\xFF\x00"),
-        ("(Ex01)", 0, b"EVF2\x0D\x0A\x81\x00"),
         (
-            "an AFF4 evidence file",
+            "Ex01 header: version 2 expected, found 0",
             0,
-            b"PK\x03\x04......................container.description",
+            b"EVF2\x0D\x0A\x81\x00",
         ),
+        ("(Lx01)", 0, b"LEF2\x0D\x0A\x81\x00"),
         (
             "a zip archive",
             0,
@@ -207,7 +207,7 @@ fn a_forced_raw_disk_that_shows_nothing_is_noted() {
 #[test]
 fn a_forced_format_that_is_not_handled_is_refused() {
     let bytes = image(&[(0x1BE, &entry(0x80, 7, 63, 60)), SIGNATURE]);
-    let error = open_bytes(&bytes, Some("ex01")).unwrap_err();
+    let error = open_bytes(&bytes, Some("lx01")).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     let error = open_bytes(&bytes, Some("vhdy\u{1b}")).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Disk, Edges, Facts, Format, Open, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source,
     children::Wanted,
     format::{self, SECTOR, vdi as facts},
     runs::{Laid, Runs},
@@ -20,6 +20,7 @@ use crate::{
     bytes::View,
     device::Device,
     error::{At, Error, Result},
+    text::escape,
 };
 
 pub(super) const FORMAT: Format = Format {
@@ -37,6 +38,15 @@ pub(super) const FORMAT: Format = Format {
 const MAP_LIMIT: u64 = 64 << 20;
 
 const CONVERT: &str = "convert it: qemu-img convert -O raw IMAGE disk.raw, and clean that";
+
+/// What a report calls an image that is the changes to another one.
+const DIFFERENCING: &str = "differencing";
+
+const MERGE: &str = "merge it in VirtualBox (delete the snapshot), or clone it to one file: VBoxManage \
+                     clonemedium";
+
+/// Most files of a directory among which a parent is looked for.
+const SIBLINGS_LIMIT: usize = 10_000;
 
 /// A UUID as VirtualBox writes it: its first three fields are little-endian.
 fn uuid(bytes: [u8; 16]) -> String {
@@ -73,21 +83,11 @@ fn check_kind(kind: u32) -> Result<&'static str> {
     match kind {
         facts::DYNAMIC => Ok("dynamic"),
         facts::STATIC => Ok("static"),
-        facts::UNDO | facts::DIFFERENCING => {
-            let what = if kind == facts::UNDO {
-                "an undo"
-            } else {
-                "a differencing"
-            };
-            Err(Error::refused(format!(
-                "VDI header: a disk of its own expected, found {what} image, the changes to \
-                 another one"
-            ))
-            .advise(
-                "merge it in VirtualBox (delete the snapshot), or clone it to one file: VBoxManage \
-                 clonemedium; the parent was not opened",
-            ))
-        }
+        facts::DIFFERENCING => Ok(DIFFERENCING),
+        facts::UNDO => Err(Error::refused(
+            "VDI header: a disk of its own expected, found an undo image, the changes to another one",
+        )
+        .advise(MERGE)),
         other => Err(Error::malformed(format!(
             "VDI header: type 1 to 4 expected, found {other}"
         ))),
@@ -100,6 +100,41 @@ pub(super) fn wanted_parent(host: &Device) -> Result<Option<Wanted>> {
     host.read_at(0, &mut bytes)?;
     let parent = View::new(&bytes, "VDI header").array::<16>(facts::PARENT)?;
     Ok((parent != [0; 16]).then(|| Wanted::Id(uuid(parent))))
+}
+
+/// The file beside the image whose UUID this is: a VDI names its parent by that alone.
+fn open_parent(source: &Source<'_>, header: &View<'_>) -> Result<Named> {
+    let wanted: [u8; 16] = header.array(facts::PARENT)?;
+    let shown = uuid(wanted);
+    for name in source.near.names(SIBLINGS_LIMIT)? {
+        let Ok(file) = source.near.look(&name) else {
+            continue;
+        };
+        let file: Device = Arc::new(file);
+        let mut bytes = vec![0; facts::HEADER_BYTES];
+        if file.len() < SECTOR || file.read_at(0, &mut bytes).is_err() {
+            continue;
+        }
+        let view = View::new(&bytes, "VDI header");
+        let magic = view.get(format::VDI_AT, format::VDI.len())?;
+        if magic != format::VDI || view.array::<16>(facts::UUID)? != wanted {
+            continue;
+        }
+        let parent = source.open_named(&name, |format| format.name == FORMAT.name)?;
+        if view.array::<16>(facts::MODIFIED)? != header.array(facts::PARENT_MODIFIED)? {
+            return Err(Error::refused(format!(
+                "VDI: the parent {shown} as it was when this image was made expected, found one that \
+                 was changed since"
+            ))
+            .at("file", escape(&name))
+            .advise("put the parent with which the image was made beside it"));
+        }
+        return Ok(parent);
+    }
+    Err(Error::refused(format!(
+        "VDI: the parent {shown} beside the image expected, found no file with that UUID"
+    ))
+    .advise("put the parent beside the image; or make one file of both: VBoxManage clonemedium"))
 }
 
 fn open(source: &Source<'_>) -> Result<Disk> {
@@ -206,7 +241,11 @@ fn open(source: &Source<'_>) -> Result<Disk> {
     }
     let mut scan_only = runs.settle("VDI block map", vec![0..header_end, map_at..map_end])?;
     let modified = view.get(facts::MODIFIED, 16)?;
-    if view.array::<16>(facts::PARENT)? != [0; 16] {
+    let below = match kind {
+        DIFFERENCING => Some(open_parent(source, &view)?),
+        _ => None,
+    };
+    if below.is_none() && view.array::<16>(facts::PARENT)? != [0; 16] {
         scan_only.get_or_insert_with(|| ScanOnly {
             reason: "VDI header: no parent expected for a disk of its own, found the UUID of one"
                 .to_owned(),
@@ -221,12 +260,13 @@ fn open(source: &Source<'_>) -> Result<Disk> {
         blocks: Some(blocks),
         allocated: Some(allocated),
         id: Some(uuid(view.array(facts::UUID)?)),
+        chain: below.as_ref().map(Named::chain).unwrap_or_default(),
         ..Facts::default()
     };
     let layout = Laid {
         host: Arc::clone(host),
         runs,
-        below: None,
+        below: below.map(|parent| parent.disk.device),
         stale: vec![(facts::MODIFIED_AT, next_uuid(modified))],
     }
     .shared();

@@ -2,9 +2,9 @@
 //! levels, flat ones are the disk's bytes.
 //!
 //! # Why
-//! - **One file is written.** A sparse disk with its descriptor inside is one; where the descriptor
-//!   names other files the disk is read only, and the extents of a flat one are raw disks that can be
-//!   cleaned for themselves.
+//! - **The extents of a split disk are members of one set** ([`crate::device::HostSet`]): the runs of
+//!   all of them lie over its address space, so that one write set and one journal serve them all. Where
+//!   they are opened alone (the parent of a delta) the disk is for looking only.
 //! - **A write gives it a new content ID**, as every program that writes one does: a delta names the
 //!   content ID of its parent, and does not open over another one. It is made from the old one, of as
 //!   many digits, so that nothing moves.
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     bytes::{View, all_zero},
-    device::{BlockDevice, Device, Slice},
+    device::{BlockDevice, Device, PartOf, Slice},
     error::{At, Error, Result},
     text::escape,
 };
@@ -52,6 +52,9 @@ const EXTENTS_LIMIT: usize = 65_536;
 const GRAIN_LIMIT: u64 = 1 << 16;
 /// Most bytes of tables of an extent that are read: those of 16 TiB in grains of 64 KiB.
 const TABLES_LIMIT: u64 = 1 << 30;
+
+/// What can be done with a disk that is only read.
+const TO_RAW: &str = "clean the disk inside it into a raw file: clean -o OUT --to raw";
 
 const CONVERT: &str = "convert it: qemu-img convert -O raw IMAGE disk.raw, and clean that";
 
@@ -97,6 +100,7 @@ struct Descriptor {
 /// A line that names an extent.
 #[derive(Debug)]
 struct Line {
+    access: String,
     sectors: u64,
     kind: String,
     name: String,
@@ -237,7 +241,8 @@ impl Line {
             ))
         };
         let (front, rest) = line.split_once('"').unwrap_or((line, ""));
-        let mut words = front.split_whitespace().skip(1);
+        let mut words = front.split_whitespace();
+        let access = words.next().ok_or_else(wrong)?.to_owned();
         let sectors = words
             .next()
             .and_then(|word| word.parse().ok())
@@ -253,6 +258,7 @@ impl Line {
             Some(word) => word.parse().map_err(|_| wrong())?,
         };
         Ok(Self {
+            access,
             sectors,
             kind,
             name: name.to_owned(),
@@ -588,7 +594,7 @@ impl Extent {
                      (streamOptimized)",
                     self.pieces.count()
                 ),
-                "convert it: qemu-img convert -O vmdk IMAGE new.vmdk, and clean that",
+                TO_RAW,
             );
         }
         if header.version == 3 || header.flags & facts::MARKERS != 0 {
@@ -598,7 +604,7 @@ impl Extent {
                      flags {:#x}",
                     header.version, header.flags
                 ),
-                "convert it: qemu-img convert -O vmdk IMAGE new.vmdk, and clean that",
+                TO_RAW,
             );
         }
         None
@@ -715,7 +721,7 @@ fn open_sparse(source: &Source<'_>) -> Result<Disk> {
                 "VMDK descriptor: one extent expected in a file with a descriptor inside, found {}",
                 descriptor.extents.len()
             ),
-            advice: CONVERT,
+            advice: TO_RAW,
         });
     }
     let mut stale = Vec::new();
@@ -725,10 +731,7 @@ fn open_sparse(source: &Source<'_>) -> Result<Disk> {
             stale.push((at, next_cid(old).into_bytes()));
         }
         None => {
-            scan_only.get_or_insert_with(|| ScanOnly {
-                reason: "VMDK descriptor: a content ID (CID) expected, found none".to_owned(),
-                advice: CONVERT,
-            });
+            scan_only.get_or_insert_with(no_cid);
         }
     }
     let (below, chain) = below.unzip();
@@ -760,8 +763,7 @@ fn open_sparse(source: &Source<'_>) -> Result<Disk> {
 
 // --- a descriptor that names its extents ---
 
-fn open_set(source: &Source<'_>) -> Result<Disk> {
-    let host = source.host;
+fn read_descriptor(host: &Device) -> Result<Descriptor> {
     if host.len() > DESCRIPTOR_LIMIT {
         return Err(Error::limit(format!(
             "VMDK descriptor: at most {DESCRIPTOR_LIMIT} bytes expected, found {}",
@@ -770,38 +772,180 @@ fn open_set(source: &Source<'_>) -> Result<Disk> {
     }
     let mut text = buffer(host.len())?;
     host.read_at(0, &mut text)?;
-    let descriptor = Descriptor::parse(&text)?;
+    Descriptor::parse(&text)
+}
+
+/// The names of the extents, each once.
+pub(super) fn files(source: &Source<'_>) -> Result<Vec<String>> {
+    let host = source.host;
+    let mut start = vec![0; format::VMDK_DESCRIPTOR.len()];
+    if host.len() > DESCRIPTOR_LIMIT || host.len() < wide(start.len()) {
+        return Ok(Vec::new());
+    }
+    host.read_at(0, &mut start)?;
+    if start != format::VMDK_DESCRIPTOR {
+        return Ok(Vec::new());
+    }
+    let mut seen = std::collections::HashSet::new();
+    let lines = read_descriptor(host)?.extents;
+    Ok(lines
+        .into_iter()
+        .map(|line| line.name)
+        .filter(|name| !name.is_empty() && seen.insert(name.clone()))
+        .collect())
+}
+
+fn open_set(source: &Source<'_>) -> Result<Disk> {
+    let descriptor = read_descriptor(source.host)?;
     if descriptor.extents.is_empty() {
         return Err(Error::malformed(
             "VMDK descriptor: at least one extent expected, found none",
         ));
     }
     let below = descriptor.open_parent(source)?;
-    let mut joined = Joined::default();
-    let mut facts = descriptor.facts();
-    let mut allocated = Some(0_u64);
+    let mut set = Set::default();
     for line in &descriptor.extents {
+        set.add(source, line, below.as_ref().map(|(disk, _)| disk))
+            .at("file", escape(&line.name))?;
+    }
+    let mut facts = descriptor.facts();
+    facts.block_size = set.grain;
+    if let Some(grain) = set.grain.filter(|_| set.allocated.is_some()) {
+        facts.allocated = set.allocated;
+        facts.blocks = Some(set.joined.len().div_ceil(grain.max(1)));
+    }
+    let (below, chain) = below.unzip();
+    let mut names: Vec<String> = descriptor
+        .extents
+        .iter()
+        .map(|line| line.name.clone())
+        .filter(|name| !name.is_empty())
+        .collect();
+    names.dedup();
+    let laid = set.laid && !set.packed;
+    // What is part of the set is no file below it.
+    facts.files = match laid {
+        true => names,
+        false => {
+            facts.chain = names;
+            Vec::new()
+        }
+    };
+    facts.chain.extend(chain.unwrap_or_default());
+    let mut scan_only = descriptor.reason().or(set.scan_only);
+    let stale = match &descriptor.cid {
+        Some((old, inside)) => vec![(wide(*inside), next_cid(old).into_bytes())],
+        None => {
+            scan_only.get_or_insert_with(no_cid);
+            Vec::new()
+        }
+    };
+    if !laid {
+        scan_only.get_or_insert_with(|| ScanOnly {
+            reason: format!(
+                "VMDK: a disk that was opened with its extents expected, found {} apart from it",
+                descriptor.extents.len()
+            ),
+            advice: TO_RAW,
+        });
+        let mut disk = Disk::plain(Arc::new(set.joined));
+        disk.places = Places::none();
+        disk.opaque = true;
+        disk.scan_only = scan_only;
+        disk.facts = facts;
+        return Ok(disk);
+    }
+    let mut runs = Runs::new(set.joined.len());
+    for (disk, file, len) in set.runs {
+        runs.push(disk, file, len)?;
+    }
+    let twice = runs.settle("VMDK", set.own)?;
+    runs.keep(set.flat);
+    let layout = Laid {
+        host: Arc::clone(source.whole()),
+        runs,
+        below,
+        stale,
+    }
+    .shared();
+    let mut disk = Disk::mapped(source.whole(), layout, facts);
+    disk.scan_only = scan_only.or(twice);
+    Ok(disk)
+}
+
+fn no_cid() -> ScanOnly {
+    ScanOnly {
+        reason: "VMDK descriptor: a content ID (CID) expected, found none".to_owned(),
+        advice: TO_RAW,
+    }
+}
+
+/// The extents of a descriptor, read one after the other.
+#[derive(Debug)]
+struct Set {
+    /// The disk as it can always be read.
+    joined: Joined,
+    /// Whether every extent is a member of the set.
+    laid: bool,
+    /// The disk over the address space of the set: where, where in the files, how much.
+    runs: Vec<(u64, Option<u64>, u64)>,
+    /// What the extents keep for themselves there.
+    own: Vec<Range<u64>>,
+    /// Flat files there: what the disk does not show of them is not the format's to know.
+    flat: Vec<Range<u64>>,
+    /// Whether some grain is compressed.
+    packed: bool,
+    grain: Option<u64>,
+    allocated: Option<u64>,
+    scan_only: Option<ScanOnly>,
+}
+
+impl Default for Set {
+    fn default() -> Self {
+        Self {
+            joined: Joined::default(),
+            laid: true,
+            runs: Vec::new(),
+            // The descriptor, which begins the address space.
+            own: vec![0..DESCRIPTOR_LIMIT],
+            flat: Vec::new(),
+            packed: false,
+            grain: None,
+            allocated: Some(0),
+            scan_only: None,
+        }
+    }
+}
+
+impl Set {
+    fn add(&mut self, source: &Source<'_>, line: &Line, below: Option<&Device>) -> Result<()> {
         let len = sectors(line.sectors);
-        let start = joined.len();
+        let start = self.joined.len();
         let part = match line.kind.as_str() {
             "FLAT" | "VMFS" => {
-                let file = source.open_bytes(&line.name)?;
-                let slice =
-                    Slice::new(file, sectors(line.from), len).at("file", escape(&line.name))?;
-                allocated = None;
+                let (file, place) = member(source, &line.name)?;
+                let from = sectors(line.from);
+                let slice = Slice::new(Arc::clone(&file), from, len)?;
+                self.allocated = None;
+                match place {
+                    Some(base) => {
+                        self.runs
+                            .push((start, Some(base.saturating_add(from)), len));
+                        self.flat.push(base..base.saturating_add(file.len()));
+                    }
+                    None => self.laid = false,
+                }
                 let device: Device = Arc::new(slice);
                 Some(device)
             }
             "SPARSE" => {
-                let file = source.open_bytes(&line.name)?;
-                let (device, grain, used) =
-                    open_extent(&file, below.as_ref().map(|(disk, _)| disk), start, len)
-                        .at("file", escape(&line.name))?;
-                facts.block_size = Some(grain);
-                allocated = allocated.and_then(|sum| sum.checked_add(used));
-                Some(device)
+                let (file, place) = member(source, &line.name)?;
+                Some(self.sparse(&file, place, below, start, len)?)
             }
-            "ZERO" => None,
+            "ZERO" => {
+                self.runs.push((start, None, len));
+                None
+            }
             other => {
                 return Err(Error::unsupported(format!(
                     "VMDK descriptor: extents of type FLAT, VMFS, SPARSE or ZERO expected, found \
@@ -811,78 +955,80 @@ fn open_set(source: &Source<'_>) -> Result<Disk> {
                 .advise(CONVERT));
             }
         };
-        joined.push(part, len)?;
+        if !matches!(line.access.as_str(), "RW") {
+            let access = &line.access;
+            self.scan_only.get_or_insert_with(|| ScanOnly {
+                reason: format!(
+                    "VMDK descriptor: extents that may be written (RW) expected, found {access}"
+                ),
+                advice: TO_RAW,
+            });
+        }
+        self.joined.push(part, len)
     }
-    let flat = allocated.is_none();
-    if let Some(grain) = facts.block_size.filter(|_| !flat) {
-        facts.allocated = allocated;
-        facts.blocks = Some(joined.len().div_ceil(grain.max(1)));
+
+    /// A sparse file, which is `len` bytes of the disk at `start`.
+    fn sparse(
+        &mut self,
+        file: &Device,
+        place: Option<u64>,
+        below: Option<&Device>,
+        start: u64,
+        len: u64,
+    ) -> Result<Device> {
+        let header = Sparse::read(file)?;
+        if header.len < len {
+            return Err(Error::malformed(format!(
+                "VMDK header: a capacity of {len} bytes expected, as the descriptor says, found {}",
+                header.len
+            )));
+        }
+        let mut extent = Extent::read(file, &header)?;
+        let state = extent.scan_only.take();
+        self.scan_only = self.scan_only.take().or(state);
+        self.grain = Some(header.grain);
+        self.allocated = self
+            .allocated
+            .and_then(|sum| sum.checked_add(extent.allocated));
+        self.packed |= extent.pieces.count() > 0;
+        match place {
+            None => self.laid = false,
+            Some(base) => {
+                self.own.extend(
+                    extent
+                        .runs
+                        .own()
+                        .map(|own| own.start.saturating_add(base)..own.end.saturating_add(base)),
+                );
+                for (disk, at, run) in extent.runs.all() {
+                    let shown = run.min(len.saturating_sub(disk));
+                    let at = at.map(|at| base.saturating_add(at));
+                    self.runs.push((start.saturating_add(disk), at, shown));
+                }
+            }
+        }
+        let below = match below {
+            Some(disk) => {
+                let rest = disk.len().saturating_sub(start).min(len);
+                let start = start.min(disk.len());
+                let slice: Device = Arc::new(Slice::new(Arc::clone(disk), start, rest)?);
+                Some(slice)
+            }
+            None => None,
+        };
+        Ok(Arc::new(Slice::new(extent.device(file, below), 0, len)?))
     }
-    facts.chain = descriptor
-        .extents
-        .iter()
-        .map(|line| line.name.clone())
-        .filter(|name| !name.is_empty())
-        .collect();
-    if let Some((_, chain)) = below {
-        facts.chain.extend(chain);
-    }
-    let many = ScanOnly {
-        reason: format!(
-            "VMDK: a disk in one file expected, found a descriptor that names {}",
-            match descriptor.extents.as_slice() {
-                [only] => format!("`{}`", escape(&only.name)),
-                more => format!("{} extents", more.len()),
-            }
-        ),
-        advice: match (flat, descriptor.extents.len()) {
-            (true, 1) => {
-                "declone writes one file: clean the extent itself, which is a raw disk (clean \
-                 NAME-flat.vmdk --format raw)"
-            }
-            _ => {
-                "declone writes one file: make one of the set (qemu-img convert -O vmdk IMAGE \
-                 new.vmdk) and clean that"
-            }
-        },
-    };
-    let mut disk = Disk::plain(Arc::new(joined));
-    disk.places = Places::none();
-    disk.opaque = true;
-    disk.scan_only = descriptor.reason().or(Some(many));
-    disk.facts = facts;
-    Ok(disk)
 }
 
-/// A sparse file of a set, which is `len` bytes of the disk at `start`: the disk, bytes in a grain,
-/// grains.
-fn open_extent(
-    file: &Device,
-    below: Option<&Device>,
-    start: u64,
-    len: u64,
-) -> Result<(Device, u64, u64)> {
-    let header = Sparse::read(file)?;
-    if header.len < len {
-        return Err(Error::malformed(format!(
-            "VMDK header: a capacity of {len} bytes expected, as the descriptor says, found {}",
-            header.len
-        )));
-    }
-    let extent = Extent::read(file, &header)?;
-    let below = match below {
-        Some(disk) => {
-            let rest = disk.len().saturating_sub(start).min(len);
-            let start = start.min(disk.len());
-            let slice: Device = Arc::new(Slice::new(Arc::clone(disk), start, rest)?);
-            Some(slice)
+/// A file that the descriptor names, and where it starts in the set if it is a member.
+fn member(source: &Source<'_>, name: &str) -> Result<(Device, Option<u64>)> {
+    Ok(match source.member(name)? {
+        Some(part) => {
+            let start = PartOf::start(&part);
+            (Arc::new(part), Some(start))
         }
-        None => None,
-    };
-    let allocated = extent.allocated;
-    let device = extent.device(file, below);
-    let device = Arc::new(Slice::new(device, 0, len)?);
-    Ok((device, header.grain, allocated))
+        None => (source.open_bytes(name)?, None),
+    })
 }
 
 /// Extents, one behind the other.

@@ -6,7 +6,10 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -40,7 +43,7 @@ pub struct HostFile {
     file: File,
     path: PathBuf,
     real: PathBuf,
-    len: u64,
+    len: AtomicU64,
     regular: bool,
     access: Access,
     remarks: Vec<String>,
@@ -78,26 +81,43 @@ impl HostFile {
         Self::of(file, path, real, access)
     }
 
-    /// Opens for looking a regular file that is no symbolic link: `Refused` if it is one.
-    pub fn open_unlinked(path: &Path) -> Result<Self> {
+    /// Opens for a use a regular file that is no symbolic link: `Refused` if it is one.
+    pub fn open_unlinked(path: &Path, access: Access) -> Result<Self> {
         let shown = escape(&path.display().to_string());
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags((OPEN | OFlags::NOFOLLOW).bits() as i32)
-            .open(path)
-            .map_err(|e| match e.raw_os_error() {
-                Some(libc::ELOOP) => Error::refused(format!(
-                    "image {shown}: a regular file expected, found a symbolic link"
-                )),
-                _ => Error::io(format!("image {shown}: open"), &e),
-            })?;
-        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-            return Err(Error::refused(format!(
-                "image {shown}: a regular file expected, found something else"
-            )));
+        let refuse = |found: &str| {
+            Error::refused(format!(
+                "image {shown}: a regular file expected, found {found}"
+            ))
+        };
+        // Only the directory may be reached through links.
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let real = match (std::fs::canonicalize(dir), path.file_name()) {
+            (Ok(dir), Some(name)) => dir.join(name),
+            _ => path.to_owned(),
+        };
+        if real.is_symlink() {
+            return Err(refuse("a symbolic link"));
         }
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        Self::of(file, path, real, Access::Look)
+        let opened = claim::patiently(|| match access {
+            Access::InPlace => open_writing(&real),
+            Access::Look | Access::Copy => OpenOptions::new()
+                .read(true)
+                .custom_flags((OPEN | OFlags::NOFOLLOW).bits() as i32)
+                .open(path),
+        });
+        let file = match opened {
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(refuse("a symbolic link"));
+            }
+            opened => opened.map_err(|e| opening_failed(&e, &real, &shown))?,
+        };
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(refuse("something else"));
+        }
+        Self::of(file, path, real, access)
     }
 
     fn of(file: File, path: &Path, real: PathBuf, access: Access) -> Result<Self> {
@@ -115,7 +135,7 @@ impl HostFile {
             file,
             path: path.to_owned(),
             real,
-            len,
+            len: AtomicU64::new(len),
             regular,
             access,
             remarks: Vec::new(),
@@ -270,13 +290,16 @@ impl HostFile {
         .advise("make sure that no other program writes to it, then try again"))
     }
 
-    /// Takes what is there now as the state to compare with: our own recovery wrote it.
+    /// Takes what is there now, and how long it is, as the state to compare with: we wrote it.
     pub fn accept_changes(&self) -> Result<()> {
         let meta = self
             .file
             .metadata()
             .map_err(|e| Error::io("image: metadata", &e))?;
         *self.stamp() = stamp(&meta);
+        if self.regular {
+            self.len.store(meta.len(), Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -329,7 +352,7 @@ impl HostFile {
             .file
             .metadata()
             .map_err(|e| Error::io("image: its length", &e))?;
-        if now.len() < self.len {
+        if now.len() < self.len() {
             return Err(shorter());
         }
         Ok(now)
@@ -381,6 +404,19 @@ fn open_reading(path: &Path, access: Access) -> io::Result<File> {
 }
 
 /// Opens a resolved path for writing; what is a symbolic link by now is not followed.
+/// `Refused` if another program can write to the file, who is named: a running system with its hive.
+pub fn refuse_writers(file: &File, shown: &str) -> Result<()> {
+    const EXPECTED: &str = "nobody who writes to it";
+    match claim::probe_lease(file, Hold::Read) {
+        Probe::Free => Ok(()),
+        Probe::Taken => Err(refused(shown, EXPECTED, &holders(file).writers())),
+        Probe::Impossible => match holders(file) {
+            found if found.any_writer() => Err(refused(shown, EXPECTED, &found.writers())),
+            _ => Ok(()),
+        },
+    }
+}
+
 fn open_writing(real: &Path) -> io::Result<File> {
     let (Some(dir), Some(name)) = (real.parent(), real.file_name()) else {
         // The root directory: no image, as `check_kind` says.
@@ -447,11 +483,11 @@ fn opening_failed(e: &io::Error, real: &Path, shown: &str) -> Error {
 
 impl BlockDevice for HostFile {
     fn len(&self) -> u64 {
-        self.len
+        self.len.load(Ordering::Relaxed)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_inside("image", offset, buf.len(), self.len)
+        check_inside("image", offset, buf.len(), self.len())
             .map_err(|e| e.at("image offset", format_args!("{offset:#x}")))?;
         self.file.read_exact_at(buf, offset).map_err(|e| {
             let error = if e.kind() == std::io::ErrorKind::UnexpectedEof {
@@ -465,21 +501,22 @@ impl BlockDevice for HostFile {
     }
 
     fn next_data(&self, from: u64) -> Result<Option<Range<u64>>> {
-        if from >= self.len {
+        let len = self.len();
+        if from >= len {
             return Ok(None);
         }
         if !self.regular {
-            return Ok(Some(from..self.len));
+            return Ok(Some(from..len));
         }
         let start = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(from)) {
             Ok(start) => start,
             Err(rustix::io::Errno::NXIO) => return self.check_length().map(|_| None),
             // No hole support: everything may be data.
-            Err(_) => return Ok(Some(from..self.len)),
+            Err(_) => return Ok(Some(from..len)),
         };
         let end = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start))
-            .unwrap_or(self.len)
-            .min(self.len);
+            .unwrap_or(len)
+            .min(len);
         // The end of the file counts as a hole, wherever it is by now.
         self.check_length()?;
         Ok((start < end).then_some(start..end))

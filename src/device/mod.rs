@@ -15,19 +15,32 @@ mod map;
 mod memory;
 mod neighbours;
 mod overlay;
+mod set;
 mod slice;
 mod sys;
 
 pub use claim::Lease;
-pub use file::{Access, HostFile};
+pub use file::{Access, HostFile, refuse_writers};
 pub use map::Mapping;
 pub use memory::Memory;
 pub use neighbours::Neighbours;
 pub use overlay::{Overlay, PAGE_LEN, Page, Patch};
+pub use set::{HostSet, Leases, PartOf};
 pub use slice::Slice;
 
 /// A shared device.
 pub type Device = Arc<dyn BlockDevice>;
+
+/// One of the files that a device is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The name by which the image knows it; empty for the file that the user named.
+    pub name: String,
+    /// Where it starts in the device's address space.
+    pub start: u64,
+    /// How long it is.
+    pub len: u64,
+}
 
 /// Bytes at positions. No short reads: all of `buf` is filled, or it is an error.
 pub trait BlockDevice: Send + Sync + fmt::Debug {
@@ -64,6 +77,34 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
             self.len()
         ))
         .advise("clean into a copy (-o OUT), which may be longer"))
+    }
+
+    /// SHA-256 of everything that was written and is not yet below; empty for a device that keeps
+    /// nothing back.
+    fn change_digest(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    /// The files it is made of; see [`HostSet`]. Nearly always one.
+    fn parts(&self) -> Vec<Part> {
+        vec![Part {
+            name: String::new(),
+            start: 0,
+            len: self.len(),
+        }]
+    }
+
+    /// Length of one of [`BlockDevice::parts`].
+    fn part_len(&self, number: usize) -> Option<u64> {
+        (number == 0).then(|| self.len())
+    }
+
+    /// As [`BlockDevice::grow`], for one of [`BlockDevice::parts`].
+    fn grow_part(&self, number: usize, len: u64) -> Result<()> {
+        match number {
+            0 => self.grow(len),
+            _ => Err(Error::internal(format!("device: file {number} of one"))),
+        }
     }
 
     /// The next range at or after `from` that may hold anything but zeros; for walks over sparse

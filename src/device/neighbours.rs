@@ -4,11 +4,12 @@
 //! own directory, or one of those that the user allowed, and nothing else is opened.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::HostFile;
+use super::{Access, HostFile};
 use crate::{
     error::{Error, Result},
     text::escape,
@@ -23,6 +24,8 @@ pub struct Neighbours {
     allowed: Vec<PathBuf>,
     /// Those that were opened: once each, so that locks and failed reads are kept.
     opened: Mutex<Vec<(PathBuf, Arc<HostFile>)>>,
+    /// Those that belong to the image: opened with it, not here.
+    members: Mutex<Vec<PathBuf>>,
 }
 
 impl Neighbours {
@@ -33,6 +36,7 @@ impl Neighbours {
             image: Some(image.to_owned()),
             allowed: allowed.to_vec(),
             opened: Mutex::default(),
+            members: Mutex::default(),
         }
     }
 
@@ -46,9 +50,50 @@ impl Neighbours {
         if let Some((_, file)) = opened.iter().find(|(known, _)| *known == path) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(HostFile::open_unlinked(&path)?);
+        let file = Arc::new(HostFile::open_unlinked(&path, Access::Look)?);
         opened.push((path, Arc::clone(&file)));
         Ok(file)
+    }
+
+    /// Opens the files that belong to the image, as the image itself is opened; they are not remembered.
+    /// Fails as [`Neighbours::open`] does, and if two names are of one file.
+    pub fn open_members(
+        &self,
+        names: Vec<String>,
+        access: Access,
+    ) -> Result<Vec<(String, Arc<HostFile>)>> {
+        let mut paths = Vec::with_capacity(names.len());
+        let mut seen = HashSet::new();
+        seen.extend(
+            self.image
+                .as_deref()
+                .and_then(|path| path.canonicalize().ok()),
+        );
+        for name in &names {
+            let path = self.path_of(name)?;
+            if path.canonicalize().is_ok_and(|real| !seen.insert(real)) {
+                return Err(Error::refused(
+                    "image: a file of its own for each name expected, found one twice",
+                )
+                .at("file", escape(name)));
+            }
+            paths.push(path);
+        }
+        let opened: Result<Vec<_>> = names
+            .into_iter()
+            .zip(&paths)
+            .map(|(name, path)| Ok((name, Arc::new(HostFile::open_unlinked(path, access)?))))
+            .collect();
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = paths;
+        opened
+    }
+
+    /// Whether the file of this name beside the image belongs to it.
+    #[must_use]
+    pub fn is_member(&self, name: &str) -> bool {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let beside = self.directory().map(|dir| dir.join(name));
+        beside.is_some_and(|path| members.contains(&path))
     }
 
     /// The image's own name, without the directory.
@@ -101,7 +146,7 @@ impl Neighbours {
 
     /// Opens a file beside the image for a look that nothing depends on: it is not remembered.
     pub fn look(&self, name: &str) -> Result<HostFile> {
-        HostFile::open_unlinked(&self.path_of(name)?)
+        HostFile::open_unlinked(&self.path_of(name)?, Access::Look)
     }
 
     /// As [`HostFile::check_reads`], for every file that was opened here.

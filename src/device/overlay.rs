@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use super::{BlockDevice, Device, check_inside};
+use super::{BlockDevice, Device, Part, outside};
 use crate::{
     bytes::all_zero,
     error::{Error, Result},
@@ -47,9 +47,25 @@ pub struct Patch {
 #[derive(Debug)]
 pub struct Overlay {
     under: Device,
-    /// It can become longer than the device below, which reads as zeros there.
-    len: AtomicU64,
+    files: Vec<File>,
     pages: RwLock<BTreeMap<u64, Page>>,
+}
+
+/// One of the files of the device below.
+#[derive(Debug)]
+struct File {
+    name: String,
+    start: u64,
+    /// How long it is there.
+    under: u64,
+    /// It can become longer than that, and reads as zeros there.
+    len: AtomicU64,
+}
+
+impl File {
+    fn end(&self) -> u64 {
+        self.start + self.len.load(Ordering::Relaxed)
+    }
 }
 
 impl Overlay {
@@ -57,7 +73,16 @@ impl Overlay {
     #[must_use]
     pub fn new(under: Device) -> Self {
         Self {
-            len: AtomicU64::new(under.len()),
+            files: under
+                .parts()
+                .into_iter()
+                .map(|part| File {
+                    name: part.name,
+                    start: part.start,
+                    under: part.len,
+                    len: AtomicU64::new(part.len),
+                })
+                .collect(),
             under,
             pages: RwLock::new(BTreeMap::new()),
         }
@@ -81,12 +106,30 @@ impl Overlay {
             .map_err(|_| Error::internal("overlay: lock poisoned"))
     }
 
+    /// The file in which a byte lies: that which starts last before it.
+    fn file(&self, offset: u64) -> &File {
+        let next = self.files.partition_point(|file| file.start <= offset);
+        &self.files[next.saturating_sub(1)]
+    }
+
+    /// Bytes of a page: up to the end of its file.
     fn page_len(&self, page: u64) -> usize {
-        (self.len() - page * PAGE).min(PAGE) as usize
+        let at = page * PAGE;
+        self.file(at).end().saturating_sub(at).min(PAGE) as usize
+    }
+
+    /// Fails unless `len` bytes at `offset` lie in one file.
+    fn check_inside(&self, offset: u64, len: u64) -> Result<()> {
+        let end = self.file(offset).end();
+        match offset.checked_add(len) {
+            Some(stop) if stop <= end => Ok(()),
+            _ => Err(outside("overlay", offset, len as usize, end)),
+        }
     }
 
     fn read_under(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let there = self.under.len().saturating_sub(offset);
+        let file = self.file(offset);
+        let there = (file.start + file.under).saturating_sub(offset);
         let there = there.min(buf.len() as u64) as usize;
         buf[there..].fill(0);
         match there {
@@ -132,12 +175,26 @@ impl Overlay {
 }
 
 impl BlockDevice for Overlay {
+    fn change_digest(&self) -> Result<Vec<u8>> {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        for patch in self.diff()? {
+            hash.update(patch.offset.to_le_bytes());
+            hash.update(patch.len.to_le_bytes());
+            match patch.page {
+                Page::Zero => hash.update([0]),
+                Page::Data(bytes) => hash.update(&bytes[..]),
+            }
+        }
+        Ok(hash.finalize().to_vec())
+    }
+
     fn len(&self) -> u64 {
-        self.len.load(Ordering::Relaxed)
+        self.files.last().map_or(0, File::end)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_inside("overlay", offset, buf.len(), self.len())?;
+        self.check_inside(offset, buf.len() as u64)?;
         self.read_under(offset, buf)?;
         if buf.is_empty() {
             return Ok(());
@@ -159,7 +216,7 @@ impl BlockDevice for Overlay {
     }
 
     fn write_at(&self, offset: u64, new: &[u8]) -> Result<()> {
-        check_inside("overlay", offset, new.len(), self.len())?;
+        self.check_inside(offset, new.len() as u64)?;
         let mut pages = self.pages_mut()?;
         let mut done = 0;
         while done < new.len() {
@@ -192,10 +249,9 @@ impl BlockDevice for Overlay {
     }
 
     fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
-        let end = offset
-            .checked_add(len)
-            .filter(|end| *end <= self.len())
-            .ok_or_else(|| Error::internal(format!("overlay: zeroing {len} at {offset:#x}")))?;
+        self.check_inside(offset, len)
+            .map_err(|_| Error::internal(format!("overlay: zeroing {len} at {offset:#x}")))?;
+        let end = offset + len;
         let mut at = offset;
         while at < end {
             let page = at / PAGE;
@@ -212,11 +268,51 @@ impl BlockDevice for Overlay {
     }
 
     fn grow(&self, len: u64) -> Result<()> {
+        match self.files.len() {
+            1 => self.grow_part(0, len),
+            _ => Err(Error::internal("overlay: growth of one of several files")),
+        }
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.files
+            .iter()
+            .map(|file| Part {
+                name: file.name.clone(),
+                start: file.start,
+                len: file.len.load(Ordering::Relaxed),
+            })
+            .collect()
+    }
+
+    fn part_len(&self, number: usize) -> Option<u64> {
+        Some(self.files.get(number)?.len.load(Ordering::Relaxed))
+    }
+
+    fn grow_part(&self, number: usize, len: u64) -> Result<()> {
+        let file = self
+            .files
+            .get(number)
+            .ok_or_else(|| Error::internal(format!("overlay: file {number}")))?;
+        let next = self
+            .files
+            .get(number + 1)
+            .map_or(u64::MAX, |next| next.start);
+        let end = file.start.checked_add(len).filter(|end| *end <= next);
+        let Some(end) = end else {
+            return Err(Error::limit(format!(
+                "image: a file of at most {} bytes expected, {len} are needed",
+                next - file.start
+            )));
+        };
         let mut pages = self.pages_mut()?;
-        if len > self.len() {
-            self.len.store(len, Ordering::Relaxed);
+        if end > file.end() {
+            file.len.store(len, Ordering::Relaxed);
             // The page that was the last one may be longer now.
-            if let Some((page, Page::Data(bytes))) = pages.iter_mut().next_back() {
+            let last = pages
+                .range_mut(file.start / PAGE..end.div_ceil(PAGE))
+                .next_back();
+            if let Some((page, Page::Data(bytes))) = last {
                 let mut longer = bytes.to_vec();
                 longer.resize(self.page_len(*page), 0);
                 *bytes = longer.into_boxed_slice();

@@ -5,17 +5,20 @@
 //! Knows: container, partition, volume, device, tree. Facts from: those rooms.
 //! Never: knows what a Windows is; writes.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use crate::{
     container::{self, Facts, Places, ScanOnly, Writer},
-    device::{Device, Neighbours, Slice},
+    device::{Access, Device, HostFile, HostSet, Memory, Neighbours, Slice},
     error::{Error, Kind, Result},
     partition::{self, Scheme, Slot, Table},
     tree::{Extent, FileEntry, FileId, FileTree, Storage},
     units::{DiskOffset, FileOffset, ImageOffset, VolumeOffset},
     volume::{self, exfat::Exfat, fat::Fat, ntfs::Ntfs},
 };
+
+pub use volume::directory;
+use volume::directory::Directory;
 
 /// Which images of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub struct Image {
     pub evidence: String,
     /// Remarks of the container and partition rooms.
     pub notes: Vec<String>,
-    /// Length of the image file in bytes.
+    /// Length of the image file in bytes, or of all its files together.
     pub file_len: u64,
     /// Length of the disk inside in bytes.
     pub disk_len: u64,
@@ -70,8 +73,12 @@ pub struct Image {
     pub opaque: bool,
     /// What a report shows of the container.
     pub facts: Facts,
+    /// The directory of the host, if it is one: its only volume is a file tree without a disk.
+    pub directory: Option<Arc<Directory>>,
 }
 
+/// What a directory of the host is as a volume.
+pub const UNIT_DIRECTORY: &str = "directory";
 const UNIT_IMAGE: &str = "image";
 const UNIT_PARTITION: &str = "partition";
 
@@ -80,7 +87,7 @@ const UNIT_PARTITION: &str = "partition";
 pub struct Volume {
     /// Partition number as users count, from 1; in an archive the image's.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
+    /// What the number counts: "partition", "image" or "directory".
     pub unit: &'static str,
     /// First byte in the disk.
     pub start: DiskOffset,
@@ -123,10 +130,10 @@ impl Volume {
         }
     }
 
-    /// Whether it is an image of an archive: its files have no place in a disk.
+    /// Whether it is an image of an archive or a directory: its files have no place in a disk.
     #[must_use]
     pub fn is_image(&self) -> bool {
-        self.unit == UNIT_IMAGE
+        self.unit != UNIT_PARTITION
     }
 
     /// Whether it is an NTFS volume.
@@ -152,10 +159,7 @@ impl Volume {
     #[must_use]
     pub fn record_name(&self, number: u64) -> (&'static str, String) {
         match self.has_entries() {
-            true => (
-                "directory entry",
-                format!("{:#x}", number.saturating_mul(volume::SLOT_LEN)),
-            ),
+            true => ("directory entry", volume::entry_place(number)),
             false => ("file record", number.to_string()),
         }
     }
@@ -254,10 +258,25 @@ pub fn place_in(extents: &[Extent], at: FileOffset) -> Option<VolumeOffset> {
     })
 }
 
+/// Opens the file at `path` for a use, and with it the files of which its format says that they belong
+/// to it.
+pub fn open_files(path: &Path, access: Access, options: &Options) -> Result<Arc<HostSet>> {
+    let first = Arc::new(HostFile::open_for(path, access)?);
+    gather(first, access, options)
+}
+
+/// As [`open_files`], with a first file that is open already.
+pub fn gather(first: Arc<HostFile>, access: Access, options: &Options) -> Result<Arc<HostSet>> {
+    let host: Device = Arc::clone(&first) as Device;
+    let names = container::files(&host, options.format.as_deref(), &options.near)?;
+    let others = options.near.open_members(names, access)?;
+    HostSet::of(first, others).map(Arc::new)
+}
+
 /// Opens an image down to its volumes. A volume that cannot be read is not an error: the others
 /// may be fine, and `scan` names the reason.
 pub fn open(file: Device, options: &Options) -> Result<Image> {
-    let file_len = file.len();
+    let span = file.len();
     let opened = container::open(Arc::clone(&file), options.format.as_deref(), &options.near)?;
     let mut opened = opened;
     let mut writer = None;
@@ -265,7 +284,7 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
     let (table, volumes) = match opened.archive.take() {
         Some(archive) => {
             writer = Some(archive.writer());
-            (Table::none(), open_images(&opened, archive, only))
+            (Table::none(), open_images(&opened, span, archive, only))
         }
         None => {
             let table = partition::read(&opened.disk)?;
@@ -296,7 +315,7 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         format: opened.format,
         evidence: opened.evidence,
         notes: opened.notes,
-        file_len,
+        file_len: opened.file_len,
         disk_len: opened.disk.len(),
         table,
         volumes,
@@ -307,7 +326,43 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         writer,
         opaque: opened.opaque,
         facts: opened.facts,
+        directory: None,
     })
+}
+
+/// A directory of the host as an image with one volume that has no place on a disk.
+#[must_use]
+pub fn of_directory(directory: &Arc<Directory>) -> Image {
+    let nothing: Device = Arc::new(Memory::new(Vec::new()));
+    let mounted = directory.mounted();
+    Image {
+        format: UNIT_DIRECTORY,
+        evidence: format!("in a file system {} on {}", mounted.kind, mounted.source),
+        notes: Vec::new(),
+        file_len: 0,
+        disk_len: 0,
+        table: Table::directory(),
+        volumes: vec![Volume {
+            partition: 1,
+            unit: UNIT_DIRECTORY,
+            start: DiskOffset(0),
+            len: 0,
+            slot_kind: "mounted, or a copy".to_owned(),
+            slot_name: None,
+            filesystem: mounted.kind,
+            kind: None,
+            content: Content::Files(directory.tree()),
+            places: Places::none(),
+        }],
+        file: Arc::clone(&nothing),
+        disk: nothing,
+        places: Places::none(),
+        scan_only: None,
+        writer: None,
+        opaque: false,
+        facts: Facts::default(),
+        directory: Some(Arc::clone(directory)),
+    }
 }
 
 /// The number that `--partition` or `--image-index` names, each for what it is meant for.
@@ -331,6 +386,7 @@ fn chosen(archive: bool, options: &Options) -> Result<Option<u32>> {
 /// The images of an archive, each as a volume that begins where the file begins.
 fn open_images(
     opened: &container::Opened,
+    span: u64,
     archive: container::Archive,
     only: Option<u32>,
 ) -> Vec<Volume> {
@@ -342,7 +398,7 @@ fn open_images(
             partition: image.number,
             unit: UNIT_IMAGE,
             start: DiskOffset(0),
-            len: opened.virtual_len,
+            len: span.max(opened.virtual_len),
             slot_kind: match image.about.is_empty() {
                 true => "image".to_owned(),
                 false => format!("image of {}", image.about),

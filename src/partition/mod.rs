@@ -53,6 +53,8 @@ pub enum Scheme {
     WholeDisk,
     /// No disk: an archive of file trees.
     Archive,
+    /// A directory of the host: there is no disk.
+    Directory,
 }
 
 /// A part of the disk that the table names.
@@ -93,6 +95,12 @@ impl Table {
     #[must_use]
     pub fn none() -> Self {
         Self::new(Scheme::Archive, 512)
+    }
+
+    /// What takes a table's place in a directory of the host.
+    #[must_use]
+    pub fn directory() -> Self {
+        Self::new(Scheme::Directory, 0)
     }
 
     fn new(scheme: Scheme, sector_len: u32) -> Self {

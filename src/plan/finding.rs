@@ -1,5 +1,6 @@
 //! What a rule matched: where, what, and which ids it is.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::tokens;
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// A match of a rule.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Finding {
     /// The rule.
     pub rule: String,
@@ -37,7 +38,7 @@ pub struct Finding {
 }
 
 /// In which state of a dirty hive something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum View {
     /// Only in the file as it is: its logs take it out or change it.
@@ -51,7 +52,7 @@ pub enum View {
 }
 
 /// What a finding is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Subject {
     /// A registry value.
@@ -86,7 +87,7 @@ pub enum Subject {
 }
 
 /// An id of a machine.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Identifier {
     /// Which id: `SMS GUID`.
     pub identity: String,

@@ -109,7 +109,7 @@ fn not_plain(reason: &str, volume: &Volume) -> Error {
     Error::refused(format!(
         "SOFTWARE hive: a plain regf file expected, {reason}"
     ))
-    .advise(match (volume.is_image(), unreadable) {
+    .advise(match (volume.unit == "image", unreadable) {
         (true, true) => {
             "the archive is damaged there: take another copy of it; wimverify IMAGE tells what else is"
         }
@@ -133,7 +133,7 @@ fn read_hive(
     let extents = tree.extents(file.entry.id)?;
     let at_file = |error: Error| climb_hive(error, &path, &extents);
     let opened = open_hive(tree, &file.entry, &file.logs).map_err(at_file)?;
-    super::machines::note_software(file, &opened, part);
+    super::machines::note_software(file, &opened, part)?;
     let mut look = |bytes: &[u8], extents: &[Extent]| {
         look_at(
             volume,

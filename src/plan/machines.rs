@@ -3,15 +3,28 @@
 //! Only what Windows itself loads is looked at (after the replay of its logs), and only single values are
 //! read: nothing here decides what is removed. A hive that cannot be read is said, and the rest goes on.
 
+mod files;
+mod named;
+
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HiveBytes, Plan, VolumePlan, open_hive};
 use crate::{
     error::{Error, Kind, Result},
     image::{Image, Volume},
-    text::{WinPath, escape},
+    rules::{
+        HiveName,
+        identity::{IdPlace, places},
+    },
+    text::WinPath,
     tree::{FileEntry, FileTree},
-    windows::{HiveFile, Role, machine, registry::Registry},
+    windows::{
+        HiveFile, Role,
+        generalization::{self, Circumstances, judge},
+        machine,
+        registry::Registry,
+    },
 };
 
 pub use crate::windows::{
@@ -20,7 +33,7 @@ pub use crate::windows::{
 };
 
 /// One Windows installation.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct MachineFacts {
     /// Partition (or image of an archive) it is in.
     pub partition: u32,
@@ -32,12 +45,14 @@ pub struct MachineFacts {
     pub hives: Vec<HiveAsked>,
     /// Who it is; null if no hive could be read.
     pub identity: Option<Identity>,
-    /// Whether it was generalized; null if no hive could be read.
+    /// Whether it was generalized; null if neither SOFTWARE nor SYSTEM could be read.
     pub generalization: Option<Generalization>,
+    /// Files that could not be read, and why: "absent" in the evidence may come from that.
+    pub unread: Vec<String>,
 }
 
 /// A hive that was asked who the machine is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HiveAsked {
     /// SOFTWARE, SYSTEM, SAM or SECURITY.
     pub name: &'static str,
@@ -51,7 +66,7 @@ pub struct HiveAsked {
 }
 
 /// Who an installation is: one cluster of facts.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Identity {
     /// Which Windows it is.
     pub windows: Version,
@@ -83,6 +98,9 @@ struct Software {
     state: &'static str,
     version: Version,
     facts: Vec<Fact>,
+    mismatches: Vec<Mismatch>,
+    evidence: Vec<Evidence>,
+    skipped: u64,
 }
 
 impl Seed {
@@ -106,32 +124,45 @@ fn view(opened: &HiveBytes) -> (&[u8], &'static str) {
 }
 
 /// Takes the facts out of an installation's SOFTWARE hive in passing.
-pub(super) fn note_software(file: &HiveFile, opened: &HiveBytes, part: &mut VolumePlan) {
+pub(super) fn note_software(
+    file: &HiveFile,
+    opened: &HiveBytes,
+    part: &mut VolumePlan,
+) -> Result<()> {
     let Role::Live(number) = file.role else {
-        return;
+        return Ok(());
     };
     let Some(seed) = part.seeds.get_mut(number) else {
-        return;
+        return Ok(());
     };
     let (bytes, state) = view(opened);
     let path = file.entry.path();
     let Ok(hive) = Registry::open(bytes, &path) else {
-        return;
+        return Ok(());
     };
+    let (facts, mismatches) = named::of_hive(&places()?, HiveName::Software, &hive);
+    let version = machine::version(&hive);
+    let evidence = generalization::of_software(&hive);
     seed.software = Some(Software {
         state,
-        version: machine::version(&hive),
-        facts: Vec::new(),
+        version,
+        facts,
+        mismatches,
+        evidence,
+        skipped: hive.skipped(),
     });
+    Ok(())
 }
 
 /// Every installation of the image. Errors are those of the device alone.
 pub fn look(image: &Image, plan: &Plan) -> Result<Vec<MachineFacts>> {
     let mut machines = Vec::new();
+    let places = places()?;
     for (volume, part) in image.volumes.iter().zip(&plan.volumes) {
         let Some(tree) = volume.tree() else { continue };
         for seed in &part.seeds {
-            machines.push(machine_of(volume, tree, part, seed).map_err(|e| volume.climb(e))?);
+            machines
+                .push(machine_of(volume, tree, part, seed, &places).map_err(|e| volume.climb(e))?);
         }
     }
     Ok(machines)
@@ -142,6 +173,7 @@ fn machine_of(
     tree: &dyn FileTree,
     part: &VolumePlan,
     seed: &Seed,
+    places: &[IdPlace],
 ) -> Result<MachineFacts> {
     let mut out = MachineFacts {
         partition: volume.partition,
@@ -150,45 +182,79 @@ fn machine_of(
         ..MachineFacts::default()
     };
     let mut identity = Identity::default();
-    let path = format!("{}\\System32\\config\\SOFTWARE", seed.root);
-    match &seed.software {
-        Some(software) => {
-            out.hives.push(HiveAsked {
-                name: "SOFTWARE",
-                path: Some(path),
-                state: software.state,
-                reason: None,
-            });
-            identity.windows = software.version.clone();
-            identity.facts.extend(software.facts.iter().cloned());
-        }
-        None => {
-            let is_it = |what: &str| what.eq_ignore_ascii_case(&path);
-            let skipped = part.not_scanned.iter().find(|item| is_it(&item.what));
-            out.hives.push(HiveAsked {
-                name: "SOFTWARE",
-                path: Some(path.clone()),
-                state: "unreadable",
-                reason: skipped.map(|item| item.reason.clone()),
-            });
-        }
+    let mut evidence = Vec::new();
+    out.hives.push(asked_software(part, seed));
+    if let Some(software) = &seed.software {
+        identity.windows = software.version.clone();
+        identity.facts.extend(software.facts.iter().cloned());
+        identity
+            .mismatches
+            .extend(software.mismatches.iter().cloned());
+        evidence.extend(software.evidence.iter().cloned());
     }
     let config = list_config(tree, &seed.root)?;
-    let asked = [
-        ask(tree, &config, "SYSTEM", machine::of_system)?,
+    let (asked, system) = ask(tree, &config, "SYSTEM", |hive| {
+        let (named, mismatches) = named::of_hive(places, HiveName::System, hive);
+        let mut facts = machine::of_system(hive);
+        facts.extend(named);
+        (facts, mismatches, generalization::of_system(hive))
+    })?;
+    out.hives.push(asked);
+    let has_system = system.is_some();
+    if let Some((facts, mismatches, lines)) = system {
+        identity.facts.extend(facts);
+        identity.mismatches.extend(mismatches);
+        evidence.extend(lines);
+    }
+    for (asked, facts) in [
         ask(tree, &config, "SAM", machine::of_sam)?,
         ask(tree, &config, "SECURITY", machine::of_security)?,
-    ];
-    for (asked, facts) in asked {
+    ] {
         out.hives.push(asked);
         identity.facts.extend(facts.unwrap_or_default());
     }
     let read = |asked: &HiveAsked| !matches!(asked.state, "missing" | "unreadable");
-    if out.hives.iter().any(read) {
-        identity.settle();
-        out.identity = Some(identity);
+    if !out.hives.iter().any(read) {
+        return Ok(out);
     }
+    let named = named::of_files(places, tree, &seed.root, &mut out.unread)?;
+    identity.facts.extend(named);
+    identity.settle(places);
+    if has_system || seed.software.is_some() {
+        let generation = identity.windows.generation;
+        let config = config.as_deref().unwrap_or_default();
+        let found = files::of_files(tree, &seed.root, generation, config, &mut out.unread)?;
+        evidence.extend(found);
+        let about = Circumstances {
+            generation,
+            has_system,
+            in_domain: identity.domain_sid.is_some(),
+        };
+        out.generalization = Some(judge(evidence, about));
+    }
+    out.identity = Some(identity);
     Ok(out)
+}
+
+fn asked_software(part: &VolumePlan, seed: &Seed) -> HiveAsked {
+    let path = format!("{}\\System32\\config\\SOFTWARE", seed.root);
+    let (state, reason) = match &seed.software {
+        Some(software) => (
+            software.state,
+            (software.skipped > 0).then(|| format!("{} damaged entries", software.skipped)),
+        ),
+        None => {
+            let is_it = |what: &str| what.eq_ignore_ascii_case(&path);
+            let skipped = part.not_scanned.iter().find(|item| is_it(&item.what));
+            ("unreadable", skipped.map(|item| item.reason.clone()))
+        }
+    };
+    HiveAsked {
+        name: "SOFTWARE",
+        path: Some(path),
+        state,
+        reason,
+    }
 }
 
 /// The files beside the hives; none if the directory cannot be listed.
@@ -265,37 +331,106 @@ fn ask<T>(
     Ok((asked(path, state, reason), Some(facts)))
 }
 
+/// Kinds of facts that every place must give alike, besides those of the rules data.
+const AGREE: &str = "computer_sid";
+/// NetBIOS: the computer's name has at most 15 characters.
+const NETBIOS_LEN: usize = 15;
+
 impl Identity {
+    fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Fact> {
+        self.facts.iter().filter(move |fact| fact.kind == kind)
+    }
+
     /// The short fields, and what does not fit together.
-    fn settle(&mut self) {
-        let first = |kind: &str| {
-            let found = self.facts.iter().find(|fact| fact.kind == kind);
-            found.map(|fact| fact.value.clone())
+    fn settle(&mut self, places: &[IdPlace]) {
+        let first = |kind: &str| self.of_kind(kind).next().map(|fact| fact.value.clone());
+        let (computer_name, domain, domain_sid) =
+            (first("computer_name"), first("domain"), first("domain_sid"));
+        let mut found = Vec::new();
+        let mut kinds = vec![AGREE];
+        for id in places.iter().filter(|id| id.agree) {
+            if !kinds.contains(&id.kind.as_str()) {
+                kinds.push(&id.kind);
+            }
+        }
+        for kind in kinds {
+            found.extend(self.disagreement(kind));
+        }
+        for id in places {
+            let Some(wanted) = &id.must_equal else {
+                continue;
+            };
+            let others: Vec<&Fact> = self.of_kind(wanted).collect();
+            for fact in self.of_kind(&id.kind) {
+                if !others.is_empty() && others.iter().all(|other| other.value != fact.value) {
+                    found.push(Mismatch {
+                        what: format!(
+                            "{} is {}, {} is {}",
+                            fact.title,
+                            fact.value,
+                            others.first().map_or("?", |other| other.title.as_str()),
+                            distinct(&others).join(" and ")
+                        ),
+                        sources: [fact]
+                            .into_iter()
+                            .chain(others.iter().copied())
+                            .map(source)
+                            .collect(),
+                    });
+                }
+            }
+        }
+        found.extend(self.renamed());
+        let sids: Vec<&Fact> = self.of_kind(AGREE).collect();
+        self.computer_sid = match distinct(&sids).as_slice() {
+            [one] => Some((*one).to_owned()),
+            _ => None,
         };
-        self.computer_name = first("computer_name");
-        self.domain = first("domain");
-        self.domain_sid = first("domain_sid");
-        let sids: Vec<&Fact> = self
-            .facts
-            .iter()
-            .filter(|f| f.kind == "computer_sid")
-            .collect();
-        let agree = sids
-            .windows(2)
-            .all(|pair| matches!(pair, [a, b] if a.value == b.value));
-        self.computer_sid = sids
-            .first()
-            .filter(|_| agree)
-            .map(|fact| fact.value.clone());
-        if !agree {
-            let values: Vec<&str> = sids.iter().map(|fact| fact.value.as_str()).collect();
-            self.mismatches.push(Mismatch {
-                what: format!(
-                    "the computer SID is not the same everywhere: {}",
-                    escape(&values.join(", "))
-                ),
-                sources: sids.iter().map(|fact| fact.source.clone()).collect(),
-            });
+        (self.computer_name, self.domain, self.domain_sid) = (computer_name, domain, domain_sid);
+        self.mismatches.extend(found);
+    }
+
+    fn disagreement(&self, kind: &str) -> Option<Mismatch> {
+        let facts: Vec<&Fact> = self.of_kind(kind).collect();
+        let values = distinct(&facts);
+        (values.len() > 1).then(|| Mismatch {
+            what: format!(
+                "{} is not the same everywhere: {}",
+                facts.first().map_or(kind, |fact| fact.title.as_str()),
+                values.join(", ")
+            ),
+            sources: facts.iter().copied().map(source).collect(),
+        })
+    }
+
+    /// The host name begins as the computer's name does, unless one of them was left behind.
+    fn renamed(&self) -> Option<Mismatch> {
+        let computer = self.of_kind("computer_name").next()?;
+        let host = self.of_kind("host_name").next()?;
+        let short = |name: &str| -> String {
+            let upper = name.chars().flat_map(char::to_uppercase);
+            upper.take(NETBIOS_LEN).collect()
+        };
+        (short(&computer.value) != short(&host.value)).then(|| Mismatch {
+            what: format!(
+                "the computer is called {}, its host name is {}",
+                computer.value, host.value
+            ),
+            sources: vec![computer.source.clone(), host.source.clone()],
+        })
+    }
+}
+
+fn source(fact: &Fact) -> Source {
+    fact.source.clone()
+}
+
+fn distinct<'a>(facts: &[&'a Fact]) -> Vec<&'a str> {
+    let mut values: Vec<&str> = Vec::new();
+    for fact in facts {
+        if !values.contains(&fact.value.as_str()) {
+            values.push(&fact.value);
         }
     }
+    values
 }

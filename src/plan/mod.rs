@@ -6,6 +6,7 @@
 
 use std::sync::Mutex;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -50,7 +51,7 @@ pub struct Plan {
 pub struct VolumePlan {
     /// Partition number.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
+    /// What the number counts: "partition", "image" or "directory".
     pub unit: &'static str,
     /// Windows directories.
     pub installations: Vec<String>,
@@ -115,7 +116,7 @@ impl HivePlan {
 }
 
 /// Something that was not looked at.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct NotScanned {
     /// What.
     pub what: String,
@@ -317,8 +318,14 @@ fn plan_volume(
     if census.problem_count > 0 {
         part.skip(
             format!(
-                "{} file records of {} {}",
-                census.problem_count, volume.unit, volume.partition
+                "{} {} of {} {}",
+                census.problem_count,
+                match volume.has_entries() {
+                    true => "structures",
+                    false => "file records",
+                },
+                volume.unit,
+                volume.partition
             ),
             census.problems.first().cloned().unwrap_or_default(),
         );

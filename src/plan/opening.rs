@@ -1,5 +1,6 @@
 //! A hive file with the logs beside it, opened: the bytes that the rules look at and that are edited.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -39,7 +40,7 @@ pub enum HiveBytes {
 }
 
 /// What the logs of a dirty hive did, for the report.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct LogFacts {
     /// Whether they finish the hive.
     pub usable: bool,
@@ -58,7 +59,7 @@ pub struct LogFacts {
 }
 
 /// One log of a dirty hive.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct LogFact {
     /// Path of the log.
     pub path: String,

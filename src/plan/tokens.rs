@@ -1,12 +1,15 @@
 //! What to search for afterwards: every form in which a removed identifier, name or content can
 //! still stand somewhere. Pure; the searching is `verify`'s.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{text::Name, windows::capi::Stored};
 
 /// How much a hit means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// The identity itself: a hit is residue wherever it is.
@@ -18,12 +21,15 @@ pub enum Class {
 }
 
 /// One byte string to search for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, Deserialize,
+)]
 pub struct Token {
     /// What it is, for the report: `GUID:1111... (UTF-16)`.
     pub label: String,
     /// The bytes.
     #[serde(with = "hex::serde")]
+    #[schemars(with = "String")]
     pub bytes: Vec<u8>,
     /// Whether ASCII letters match in either case.
     pub fold: bool,

@@ -1,8 +1,9 @@
-//! Results in; text and JSON out.
+//! Results in; text, JSON and a page out.
 //!
 //! In: plain facts, findings, what was done. Out: the same, for a person or a program.
 //! Knows: rules, plan, apply, verify (their results). Never: sees a device.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -13,11 +14,14 @@ use crate::{
     verify::residue::Residue,
 };
 
+pub mod html;
 mod machines;
+pub mod redact;
+pub mod schema;
 pub mod text;
 
 /// What one run says about one image. The JSON output is this structure.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct ImageReport {
     /// Path as given.
     pub path: String,
@@ -55,6 +59,25 @@ pub struct ImageReport {
     pub tokens: Vec<Token>,
 }
 
+impl ImageReport {
+    /// Whether it is about a directory of the host.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.image
+            .as_ref()
+            .is_some_and(|image| image.scheme == "directory")
+    }
+
+    /// What finishes an interrupted change.
+    #[must_use]
+    pub fn finisher(&self) -> &'static str {
+        match self.is_directory() {
+            true => "run the same command again",
+            false => "run `declone recover`",
+        }
+    }
+}
+
 /// How far the image itself was written; decides what an exit code may promise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -68,7 +91,7 @@ pub enum Phase {
 }
 
 /// The image file.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct ImageFacts {
     /// Container format.
     pub format: String,
@@ -78,7 +101,7 @@ pub struct ImageFacts {
     pub file_len: u64,
     /// Length of the disk inside.
     pub disk_len: u64,
-    /// mbr, gpt or whole disk.
+    /// MBR, GPT, unpartitioned, archive or directory.
     pub scheme: String,
     /// Bytes a sector of the partition table.
     pub sector_len: u32,
@@ -91,7 +114,7 @@ pub struct ImageFacts {
 }
 
 /// What a container's format says about itself; what it does not have is null.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct ContainerFacts {
     /// The kind within the format.
     pub kind: Option<String>,
@@ -107,17 +130,18 @@ pub struct ContainerFacts {
     pub log: Option<String>,
     /// The files below this one, nearest first.
     pub chain: Vec<String>,
+    /// The other files of which the image consists.
+    pub files: Vec<String>,
     /// Identity of the disk, as the format writes it.
     pub id: Option<String>,
 }
 
 /// A volume.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct VolumeFacts {
     /// Partition number.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
-    #[serde(skip)]
+    /// What the number counts: "partition", "image" or "directory".
     pub unit: &'static str,
     /// First byte in the disk.
     pub disk_offset: u64,
@@ -137,14 +161,29 @@ pub struct VolumeFacts {
     pub installations: Vec<String>,
     /// SOFTWARE hives and their copies.
     pub hives: Vec<HiveFacts>,
+    /// Where its structures, hives and logs lie in the disk; empty for an image of an archive.
+    pub areas: Vec<AreaFacts>,
     /// Why it must not be written.
     pub obstacles: Vec<ObstacleFacts>,
     /// Damaged file records.
     pub problems: Vec<String>,
 }
 
+/// A stretch of the disk that belongs to one thing.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub struct AreaFacts {
+    /// structure, hive or log.
+    pub kind: &'static str,
+    /// Name or path.
+    pub what: String,
+    /// First byte in the disk.
+    pub disk_offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
 /// A hive file.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct HiveFacts {
     /// Path.
     pub path: String,
@@ -159,7 +198,7 @@ pub struct HiveFacts {
 }
 
 /// As [`Obstacle`].
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct ObstacleFacts {
     /// Stable short name.
     pub id: &'static str,
@@ -180,7 +219,7 @@ impl From<&Obstacle> for ObstacleFacts {
 }
 
 /// What a clean did, or would do.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Done {
     /// Whether anything was written at all (`-n` writes nothing).
     pub written: bool,
@@ -211,18 +250,17 @@ pub struct Done {
 }
 
 /// What the removal of files touched in one volume.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct RemovalFacts {
     /// Partition number.
     pub partition: u32,
-    /// What the number counts: "partition" or "image".
-    #[serde(skip)]
+    /// What the number counts: "partition", "image" or "directory".
     pub unit: &'static str,
     /// Removed paths.
     pub paths: Vec<String>,
-    /// File records freed.
+    /// File records freed; 0 where files have none (FAT, exFAT).
     pub records: u64,
-    /// Index entries removed.
+    /// Entries of directories removed.
     pub index_entries: u64,
     /// Clusters freed and zeroed.
     pub clusters: u64,
@@ -251,10 +289,18 @@ impl RemovalFacts {
 }
 
 /// One changed page.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct PatchFacts {
-    /// Image offset.
+    /// The file, if the image is several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Offset in the file.
     pub offset: u64,
+    /// Offset in the image, all its files taken together.
+    #[serde(skip)]
+    pub at: u64,
+    /// Where the disk shows it; none for what only the container needs.
+    pub disk_offset: Option<u64>,
     /// Length.
     pub len: u64,
     /// SHA-256 of the old bytes.
@@ -264,7 +310,7 @@ pub struct PatchFacts {
 }
 
 /// A searched area.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Searched {
     /// What.
     pub what: String,
@@ -273,7 +319,7 @@ pub struct Searched {
 }
 
 /// An error as fields.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorFacts {
     /// Sort of failure.
     pub kind: Kind,
@@ -297,7 +343,7 @@ impl From<&Error> for ErrorFacts {
 }
 
 /// The whole JSON document.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Document<'a> {
     /// Version of declone.
     pub declone: &'static str,
@@ -305,6 +351,10 @@ pub struct Document<'a> {
     pub schema: u32,
     /// Highest of the images' exit codes.
     pub exit_code: u8,
+    /// Whether marks stand in the place of identities (`--redact`).
+    pub redacted: bool,
+    /// When the report was made, in UTC (RFC 3339); only with `--timestamp`.
+    pub time: Option<String>,
     /// One result an image.
     pub images: &'a [ImageReport],
 }

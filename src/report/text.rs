@@ -18,14 +18,17 @@ const MAX_LINES: usize = 20;
 pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Result {
     writeln!(out, "{}", report.path)?;
     if let Some(image) = &report.image {
-        writeln!(
-            out,
-            "  {}, {}, {} disk of {}",
-            image.format,
-            image.evidence,
-            image.scheme,
-            size(image.disk_len)
-        )?;
+        match report.is_directory() {
+            true => writeln!(out, "  {} {}", image.format, image.evidence)?,
+            false => writeln!(
+                out,
+                "  {}, {}, {} disk of {}",
+                image.format,
+                image.evidence,
+                image.scheme,
+                size(image.disk_len)
+            )?,
+        }
         write_container(out, &image.container)?;
         for note in &image.notes {
             writeln!(out, "  note: {note}")?;
@@ -45,7 +48,7 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         write_steps(out, report, rules)?;
     }
     if let Some(done) = &report.done {
-        write_done(out, done)?;
+        write_done(out, done, report.is_directory())?;
     }
     write_search(out, report)?;
     if !report.not_scanned.is_empty() {
@@ -77,7 +80,15 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         }
         writeln!(out)?;
     }
-    writeln!(out, "\n{}", verdict(report))
+    writeln!(out, "\n{}", verdict(report))?;
+    match report.result {
+        "findings" if report.verb == "scan" && deletable(report) > 0 => writeln!(
+            out,
+            "What next: `declone clean IMAGE -n` shows what a clean would do, `declone clean IMAGE -o \
+             OUT` writes a cleaned copy."
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
@@ -92,6 +103,14 @@ fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
         parts.push(format!("{allocated} of {blocks} allocated"));
     }
     parts.extend(facts.log.iter().map(|log| format!("log: {log}")));
+    match facts.files.as_slice() {
+        [] => {}
+        [only] => parts.push(format!("with {only}")),
+        [first, .., last] => parts.push(format!(
+            "with {} files, {first} to {last}",
+            facts.files.len()
+        )),
+    }
     if !facts.chain.is_empty() {
         parts.push(format!("on top of {}", facts.chain.join(", on top of ")));
     }
@@ -101,12 +120,13 @@ fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
     }
 }
 
-fn verdict(report: &ImageReport) -> String {
-    let deletable = report
-        .findings
-        .iter()
-        .filter(|f| f.action == Action::Delete)
-        .count();
+fn deletable(report: &ImageReport) -> usize {
+    let findings = report.findings.iter();
+    findings.filter(|f| f.action == Action::Delete).count()
+}
+
+pub(super) fn verdict(report: &ImageReport) -> String {
+    let deletable = deletable(report);
     let unread = match report.not_scanned.len() {
         0 => String::new(),
         1 => "; 1 thing was not looked at, see above".to_owned(),
@@ -142,6 +162,9 @@ fn verdict(report: &ImageReport) -> String {
         }
         "cleaned" => format!("Cleaned: {deletable} items removed{left}{unread}."),
         "refused" => "Refused: nothing was written.".to_owned(),
+        "interrupted" if report.is_directory() => {
+            "Interrupted: done in part; run the same command again to finish it.".to_owned()
+        }
         "interrupted" => {
             "Interrupted: do not use the image before `declone recover` has finished it.".to_owned()
         }
@@ -168,7 +191,7 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
     )?;
     // An image of an archive has no place of its own.
     match volume.unit {
-        "image" => writeln!(out, "{}", volume.slot_kind)?,
+        "image" | "directory" => writeln!(out, "{}", volume.slot_kind)?,
         _ => writeln!(
             out,
             "{} at disk offset {:#x}",
@@ -211,7 +234,10 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
 }
 
 fn write_steps(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Result {
-    writeln!(out, "\nSteps of the articles")?;
+    writeln!(
+        out,
+        "\nSteps of the articles ([x] nothing left to do, [ ] to do, [-] planned, [!] look yourself)"
+    )?;
     let mark = match report.result {
         "cleaned" => "[x]",
         "planned" => "[-]",
@@ -253,7 +279,12 @@ fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> f
         Subject::File { path, links, .. } if links.is_empty() => path.clone(),
         Subject::File { path, links, .. } => format!("{path} (= {})", links.join(" = ")),
     };
-    writeln!(out, "        found {what}")?;
+    let fate = match (finding.action, report.result) {
+        (Action::Delete, "cleaned") => "removed",
+        (Action::Delete, "planned") => "would remove",
+        _ => "found",
+    };
+    writeln!(out, "        {fate} {what}")?;
     writeln!(out, "              {}", finding.evidence)?;
     let places: Vec<String> = finding
         .places
@@ -262,16 +293,16 @@ fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> f
         .map(|p| format!("{} {}", p.space, p.value))
         .collect();
     writeln!(out, "              {}", places.join(", "))?;
-    let done = match (finding.action, report.result) {
-        (Action::Report, _) => "reported only; remove it by hand if it is a client's",
-        (_, "cleaned") => "removed",
-        (_, "planned") => "would be removed",
-        _ => return Ok(()),
-    };
-    writeln!(out, "        {done}")
+    if finding.action == Action::Report {
+        writeln!(
+            out,
+            "              reported only; remove it by hand if it is a client's"
+        )?;
+    }
+    Ok(())
 }
 
-fn write_done(out: &mut String, done: &Done) -> fmt::Result {
+fn write_done(out: &mut String, done: &Done, directory: bool) -> fmt::Result {
     writeln!(out, "\n{}", if done.written { "Done" } else { "Plan" })?;
     for hive in &done.hives {
         writeln!(
@@ -290,30 +321,36 @@ fn write_done(out: &mut String, done: &Done) -> fmt::Result {
         }
     }
     for log in &done.logs {
-        writeln!(
-            out,
-            "  {log}: transaction log, filled with zeros to the end of its last cluster"
-        )?;
+        let reach = match directory {
+            true => "",
+            false => " to the end of its last cluster",
+        };
+        writeln!(out, "  {log}: transaction log, filled with zeros{reach}")?;
     }
     for removal in &done.removals {
-        if removal.unit == "image" {
+        if removal.unit != "partition" {
             writeln!(
                 out,
-                "  image {}: {} files removed ({} names)",
+                "  {} {}: {} files removed ({} names)",
+                removal.unit,
                 removal.partition,
                 removal.paths.len(),
                 removal.index_entries
             )?;
             continue;
         }
+        let entries = match removal.records {
+            0 => format!("{} directory entries", removal.index_entries),
+            records => format!(
+                "{records} file records, {} index entries",
+                removal.index_entries
+            ),
+        };
         writeln!(
             out,
-            "  partition {}: {} files removed ({} file records, {} index entries, {} clusters \
-             freed and zeroed)",
+            "  partition {}: {} files removed ({entries}, {} clusters freed and zeroed)",
             removal.partition,
             removal.paths.len(),
-            removal.records,
-            removal.index_entries,
             removal.clusters
         )?;
     }
@@ -323,13 +360,25 @@ fn write_done(out: &mut String, done: &Done) -> fmt::Result {
     for witness in &done.witnesses {
         writeln!(out, "  witness: {witness}")?;
     }
-    writeln!(
-        out,
-        "  {} in {} pages",
-        size(done.changed_bytes),
-        done.patches.len()
-    )?;
-    if done.in_place && done.written {
+    if directory {
+        writeln!(
+            out,
+            "  {} of hives and logs differ; {}",
+            size(done.changed_bytes),
+            match done.written {
+                true => "each hive was replaced by a new file, and read again",
+                false => "each hive would be replaced by a new file",
+            }
+        )?;
+    } else {
+        writeln!(
+            out,
+            "  {} in {} pages",
+            size(done.changed_bytes),
+            done.patches.len()
+        )?;
+    }
+    if done.in_place && done.written && !directory {
         writeln!(out, "  written in place, read back and compared")?;
     }
     if let Some(undo) = &done.undo {
@@ -377,6 +426,7 @@ fn write_search(out: &mut String, report: &ImageReport) -> fmt::Result {
             match (residue.image_offset, residue.volume_offset) {
                 (Some(at), _) => format!("image offset {at:#x}"),
                 (None, Some(at)) => format!("volume offset {at:#x}"),
+                (None, None) if report.is_directory() => "not by declone's doing".to_owned(),
                 (None, None) => "not a byte of this file".to_owned(),
             }
         )?;

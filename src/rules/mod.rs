@@ -17,11 +17,13 @@
 //! - **Ends of paths**: where `ProgramData` lies depends on the language and the version of Windows;
 //!   the names below it do not.
 
+pub mod identity;
 mod load;
 mod select;
 #[cfg(test)]
 mod tests;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use load::{Problem, check_text, is_braced_guid, load};
@@ -74,7 +76,7 @@ impl HiveName {
 }
 
 /// What a rule wants done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// Remove it.

@@ -1,5 +1,6 @@
 //! The raw search: every data extent of an image, and whose each hit is.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::search::{Hit, Searcher, data_ranges};
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// A hit with its place on the ladder and its owner.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct Residue {
     /// What was found.
     pub token: String,
@@ -36,7 +37,7 @@ pub struct Residue {
 }
 
 /// What sort of place a hit is in.
-#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum Where {
     /// A cluster nobody owns.

@@ -1,7 +1,8 @@
-//! Volumes: which file system is it, and the three that declone edits.
+//! Volumes: which file system is it, and the three that declone edits; a directory of the host.
 //!
 //! In: a device that starts at a boot sector. Out: a [`Probe`] by evidence, a [`ntfs::Ntfs`],
 //! a [`fat::Fat`], an [`exfat::Exfat`].
+//! Or: a path. Out: a [`directory::Directory`].
 //! Knows: units, error, bytes, text, device, tree. Facts from: `ntfs/format.rs`, `fat/format.rs`,
 //! `exfat/format.rs`, `probe.rs`.
 //! Never: knows which files matter, what a hive is, or where the volume lies on the disk.
@@ -15,6 +16,7 @@
     clippy::panic
 )]
 
+pub mod directory;
 pub mod exfat;
 pub mod fat;
 pub mod ntfs;
@@ -23,5 +25,9 @@ pub mod widths;
 
 pub use probe::{FILESYSTEMS, FileSystem, Kind, Probe, probe};
 
-/// Bytes of a directory entry of FAT and exFAT, whose records are numbered by it.
-pub const SLOT_LEN: u64 = 32;
+/// Where the directory entry of this number stands in its volume: FAT and exFAT name a file by it. The
+/// number is the volume offset over 32.
+#[must_use]
+pub fn entry_place(number: u64) -> String {
+    format!("{:#x}", number.saturating_mul(32))
+}

@@ -4,6 +4,7 @@
 //!
 //! Facts from: `shared/facts/identity.md` 4 and 5 (`win.sid`, `win.domain`, `win.hostname`), Q246793.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 };
 
 /// Where a fact was read, so that a person can look there with another tool.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Source {
     /// Path of the hive or file.
     pub file: String,
@@ -37,7 +38,7 @@ impl std::fmt::Display for Source {
 }
 
 /// One thing that tells who the machine is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Fact {
     /// Stable short name: `computer_sid`, `computer_name`, `machine_guid` ...
     pub kind: String,
@@ -55,7 +56,7 @@ pub struct Fact {
 }
 
 /// Two places that should agree and do not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Mismatch {
     /// In words.
     pub what: String,
@@ -64,7 +65,7 @@ pub struct Mismatch {
 }
 
 /// The Windows, as its SOFTWARE hive names it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Version {
     /// `nt4`, `2000`, `xp`, `2003`, `vista`, `7`, `8`, `8.1`, `10`, `11`; a server has that of its
     /// client, from Vista on. Null: not known.
@@ -78,7 +79,7 @@ pub struct Version {
 }
 
 /// A generation of Windows: which evidence there is depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub enum Generation {
     /// Windows NT 4.0.
     #[serde(rename = "nt4")]

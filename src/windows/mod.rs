@@ -5,7 +5,7 @@
 //! Never: knows which keys matter; edits.
 
 pub mod capi;
-pub mod cert;
+pub mod event_log;
 pub mod generalization;
 pub mod ini;
 pub mod machine;

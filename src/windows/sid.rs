@@ -30,11 +30,22 @@ pub fn parse_sid(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// The computer's SID in the value `V` of `SAM\Domains\Account`: its last 12 bytes are the three numbers
-/// after `S-1-5-21`.
+/// Where the parts of SAM's `V` begin; the table before them has 12 bytes a part.
+const V_PARTS: usize = 0x30;
+/// In that table: where the domain's SID is (its second part), and how long it is.
+const V_SID: (usize, usize) = (0x0C, 0x10);
+
+/// The computer's SID in the value `V` of `SAM\Domains\Account`.
+///
+/// A table of offset and length leads to it. In NT 4.0 a name follows it, later nothing does, and many
+/// tools take the last 12 bytes for its three numbers: so do we if the table names no SID.
 #[must_use]
 pub fn sid_of_account_domain(v: &[u8]) -> Option<String> {
     let view = View::new(v, "account domain");
+    let number = |at| view.u32(at).ok().and_then(|n| usize::try_from(n).ok());
+    if let (Some(at), Some(len @ 1..)) = (number(V_SID.0), number(V_SID.1)) {
+        return parse_sid(view.get(at.checked_add(V_PARTS)?, len).ok()?);
+    }
     let at = v.len().checked_sub(12)?;
     let part = |n: usize| view.u32(at.checked_add(n)?).ok();
     Some(format!("S-1-5-21-{}-{}-{}", part(0)?, part(4)?, part(8)?))
@@ -77,7 +88,22 @@ mod tests {
     fn a_sid_reads_as_windows_writes_it() {
         let text = "S-1-5-21-161349065-230161307-1850086198";
         assert_eq!(parse_sid(&SID).as_deref(), Some(text));
-        assert_eq!(sid_of_account_domain(&SID).as_deref(), Some(text));
+        let mut v = vec![0; V_PARTS + 8];
+        v.extend(SID);
+        assert_eq!(sid_of_account_domain(&v).as_deref(), Some(text), "no table");
+        v.extend(b"S\0E\0R\0V\0E\0R\0");
+        v[V_SID.0] = 8;
+        v[V_SID.1] = 24;
+        assert_eq!(
+            sid_of_account_domain(&v).as_deref(),
+            Some(text),
+            "a name behind it"
+        );
+        for byte in [V_SID.0, V_SID.0 + 3, V_SID.1 + 1] {
+            let mut v = v.clone();
+            v[byte] = 0xFF;
+            assert_eq!(sid_of_account_domain(&v), None, "{byte:#x}");
+        }
         assert!(is_sid(text) && !is_sid("S-1-5-21-") && !is_sid("SID") && !is_sid("S"));
         assert_eq!(
             parse_sid(&[1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).as_deref(),

@@ -13,8 +13,8 @@ use declone::{
 
 use super::{
     chance::{Breadth, Chance, Subset, subsets},
-    machine::{Fault, Fill, Fs, Hurt, Machine, Moment, Name, Op},
-    scenarios::{Act, Plan, Scenario, says_unchanged},
+    machine::{Fault, Fill, Fs, Hurt, Image, Machine, Moment, Name, Op, place},
+    scenarios::{Act, Plan, Scenario, patches, says_unchanged},
 };
 
 /// How far to look.
@@ -109,7 +109,7 @@ impl fmt::Display for Trail<'_> {
 /// What may be found.
 #[derive(Clone, Copy)]
 struct Expect<'a> {
-    images: &'a [Vec<u8>],
+    images: &'a [Image],
     /// Nothing is pending: no journal may be there.
     quiet: bool,
 }
@@ -149,6 +149,7 @@ impl Explorer<'_> {
         let scenario = self.scenario;
         for number in 0..scenario.acts.len() {
             let before = machine.fs.clone();
+            let was = before.image();
             let result = scenario.act(&mut machine, self.plan, number);
             let trail = Trail {
                 up: None,
@@ -161,7 +162,7 @@ impl Explorer<'_> {
             let expect = match &result {
                 Ok(()) => {
                     machine.done += 1;
-                    if machine.fs.image.live != scenario.stages[number + 1]
+                    if !machine.fs.shows(&scenario.stages[number + 1])
                         && scenario.acts[number] != Act::Recover
                     {
                         self.bad("success, and the image is not new", &trail);
@@ -180,8 +181,8 @@ impl Explorer<'_> {
                 }
                 Err(error) if says_unchanged(error.kind()) => {
                     let journal = before.file(Name::Journal).is_some();
-                    let same = machine.fs.image.live == before.image.live;
-                    let whole = allowed.contains(&machine.fs.image.live);
+                    let same = machine.fs.shows(&was);
+                    let whole = shows_one_of(&machine.fs, allowed);
                     if !(same || journal && whole) {
                         self.bad(&format!("`{error}`, and the image has changed"), &trail);
                     }
@@ -193,7 +194,7 @@ impl Explorer<'_> {
                         },
                         // What it was may be new already, if an earlier run had come to its end.
                         false => Expect {
-                            images: std::slice::from_ref(&before.image.live),
+                            images: std::slice::from_ref(&was),
                             quiet: true,
                         },
                     }
@@ -329,13 +330,13 @@ impl Explorer<'_> {
             return self.bad("a journal came back after the end", trail);
         }
         // A large change has more moments, and each costs more.
-        let size = (fs.image.live.len() as u64 / 12_288).max(1);
+        let size = (fs.size() as u64 / 12_288).max(1);
         let deeper = match depth {
             1 => self.chance.one_in(self.budget.nest_one_in * size),
             2 => self.chance.one_in(self.budget.third_one_in * size),
             _ => false,
         };
-        let before = (depth == 1).then(|| fs.image.live.clone());
+        let before = (depth == 1).then(|| fs.image());
         let mut machine = Machine::new(fs, self.plan.twist);
         if deeper {
             machine = machine.recording(2);
@@ -344,14 +345,14 @@ impl Explorer<'_> {
             Ok(found) => found,
             Err(error) => return self.bad(&format!("recovery says `{error}`"), trail),
         };
-        if !expect.images.contains(&machine.fs.image.live) {
+        if !shows_one_of(&machine.fs, expect.images) {
             return self.bad("the image is neither old nor new", trail);
         }
         if (found == Recovered::Nothing) != journal.is_none() {
             return self.bad("recovery does not say what it did", trail);
         }
         if let (Some(before), Some(journal)) = (before, &journal)
-            && !goes_where_the_journal_says(before, journal, &machine.fs.image.live)
+            && !goes_where_the_journal_says(before, journal, &machine.fs)
         {
             return self.bad("recovery made something else than the journal says", trail);
         }
@@ -385,7 +386,12 @@ impl Explorer<'_> {
         };
         for subset in subsets(fs.units(), breadth, &mut self.chance) {
             let cut = fs.after_cut(&subset, Fill::Garbage);
-            let wrong = if cut.image.live != fs.image.live {
+            let wrong = if cut
+                .image
+                .iter()
+                .zip(&fs.image)
+                .any(|(a, b)| a.live != b.live)
+            {
                 "another image"
             } else if cut.file(Name::Journal).is_some() {
                 "a journal"
@@ -411,10 +417,9 @@ impl Explorer<'_> {
             return self.bad("a second recovery finds something", trail);
         }
         let last = expect.images.last();
-        let new = last.is_some_and(|new| *new == machine.fs.image.live);
+        let new = last.is_some_and(|new| machine.fs.shows(new));
         // The undo file is durable before the image can be new.
-        if scenario.acts.contains(&Act::CleanWithUndoFile)
-            && machine.fs.image.live == scenario.stages[1]
+        if scenario.acts.contains(&Act::CleanWithUndoFile) && machine.fs.shows(&scenario.stages[1])
         {
             let undo = machine.fs.file(Name::Undo).unwrap_or_default();
             if undo != super::scenarios::undo_file(&scenario.stages[0], &scenario.stages[1]) {
@@ -425,14 +430,14 @@ impl Explorer<'_> {
             return;
         }
         let Some(number) = (0..scenario.acts.len()).find(|number| {
-            scenario.stages[*number] == machine.fs.image.live
+            machine.fs.shows(&scenario.stages[*number])
                 && Some(&scenario.stages[number + 1]) == last
                 && scenario.acts[*number] != Act::Recover
         }) else {
             return;
         };
         let result = scenario.act(&mut machine, self.plan, number);
-        if result.is_err() || Some(&machine.fs.image.live) != last {
+        if result.is_err() || !last.is_some_and(|last| machine.fs.shows(last)) {
             self.bad(
                 "what was asked for cannot be done after the recovery",
                 trail,
@@ -452,12 +457,13 @@ impl Explorer<'_> {
             .iter()
             .position(|op| matches!(op, Op::ReadImage(_) | Op::WriteImage(_)));
         let last = dry.prepared_at + looked.unwrap_or_default();
-        let pages: Vec<usize> = (0..scenario.stages[0].len())
-            .step_by(4096)
-            .filter(|at| {
-                let end = scenario.stages[0].len().min(at + 4096);
-                scenario.stages[0][*at..end] != scenario.stages[1][*at..end]
+        let pages: Vec<u64> = patches(&scenario.stages[0], &scenario.stages[1])
+            .iter()
+            .filter(|patch| {
+                let (file, at) = place(patch.offset);
+                at + 78 <= scenario.stages[0][file].len()
             })
+            .map(|patch| patch.offset)
             .collect();
         for op in dry.prepared_at..=last {
             for byte in [pages[0], pages[pages.len() - 1] + 77] {
@@ -466,7 +472,8 @@ impl Explorer<'_> {
                 machine.meddler = Some((op, byte));
                 let result = scenario.act(&mut machine, self.plan, 0);
                 let mut theirs = scenario.stages[0].clone();
-                theirs[byte] ^= 0x55;
+                let (file, at) = place(byte);
+                theirs[file][at] ^= 0x55;
                 let trail = Trail {
                     up: None,
                     op,
@@ -477,7 +484,7 @@ impl Explorer<'_> {
                 if !matches!(&result, Err(e) if e.kind() == Kind::Refused) {
                     self.bad("a foreign write was not refused", &trail);
                 }
-                if machine.fs.image.live != theirs {
+                if !machine.fs.shows(&theirs) {
                     self.bad("a foreign write was written over", &trail);
                 }
                 if !self.settled(&machine.fs, &trail) {
@@ -496,7 +503,7 @@ impl Explorer<'_> {
     }
 
     /// A crash of a run that will refuse: nothing is ever written over the foreign bytes.
-    fn foreign_stays(&mut self, moment: &Moment, theirs: &[u8]) {
+    fn foreign_stays(&mut self, moment: &Moment, theirs: &Image) {
         for subset in subsets(moment.fs.units(), self.budget.nested, &mut self.chance) {
             let fs = moment.fs.after_cut(&subset, Fill::Garbage);
             self.tally.states += 1;
@@ -506,7 +513,7 @@ impl Explorer<'_> {
                 Ok(found) => found == Recovered::Nothing,
                 Err(error) => error.kind() == Kind::Refused,
             };
-            if !fine || machine.fs.image.live != theirs || machine.fs.image.disk != theirs {
+            if !fine || !machine.fs.holds(theirs) {
                 let trail = Trail {
                     up: None,
                     op: moment.op,
@@ -529,12 +536,15 @@ impl Explorer<'_> {
             for page in change.pages() {
                 for inside in [0, 513, 4095] {
                     let mut fs = start.clone();
-                    fs.meddle(page.offset as usize + inside);
-                    let at = page.offset as usize;
-                    assert_eq!(
-                        page.state(&fs.image.live[at..at + page.len]),
-                        State::Foreign
-                    );
+                    // What comes or goes is nobody's.
+                    if inside >= page.len.min(page.old_len) {
+                        continue;
+                    }
+                    fs.meddle(page.offset + inside as u64);
+                    let (file, at) = place(page.offset);
+                    let found = &fs.image[file].live[at..];
+                    let found = &found[..found.len().min(page.span())];
+                    assert_eq!(page.state(found), State::Foreign);
                     self.tally.states += 1;
                     let mut machine = Machine::new(fs.clone(), self.plan.twist);
                     let result = self.plan.recover(&mut machine);
@@ -559,14 +569,24 @@ impl Explorer<'_> {
     }
 }
 
-fn goes_where_the_journal_says(mut image: Vec<u8>, journal: &[u8], found: &[u8]) -> bool {
+fn goes_where_the_journal_says(mut image: Image, journal: &[u8], found: &Fs) -> bool {
     let Ok((_, change)) = journal::read(Role::Journal, journal) else {
         return false;
     };
-    for page in change.pages() {
-        image[page.offset as usize..][..page.len].copy_from_slice(page.new_bytes());
+    for (file, len) in image.iter_mut().zip(change.files()) {
+        file.resize(len.new as usize, 0);
     }
-    image == found
+    for page in change.pages() {
+        let (file, at) = place(page.offset);
+        if page.len > 0 {
+            image[file][at..at + page.len].copy_from_slice(page.new_bytes());
+        }
+    }
+    found.shows(&image)
+}
+
+fn shows_one_of(fs: &Fs, images: &[Image]) -> bool {
+    images.iter().any(|image| fs.shows(image))
 }
 
 /// What can go wrong in a call.
@@ -588,7 +608,7 @@ pub fn hurts(op: Op, forgets: bool) -> Vec<Hurt> {
         }
         Op::Append => vec![Hurt::Refused, Hurt::Short(1), Hurt::Done, Hurt::Skipped],
         Op::AppendUndo => vec![Hurt::Refused, Hurt::Short(1), Hurt::Done],
-        Op::SyncImage => vec![
+        Op::SyncImage(_) => vec![
             Hurt::Refused,
             Hurt::Done,
             Hurt::Forgotten(1),

@@ -38,6 +38,16 @@ pub enum Fill {
     Garbage,
 }
 
+/// The files of an image, as processes read them.
+pub type Image = Vec<Vec<u8>>;
+
+/// Where a file of an image starts in its address space, and where a byte of that lies.
+pub const START: usize = 1 << 20;
+
+pub fn place(offset: u64) -> (usize, usize) {
+    (offset as usize / START, offset as usize % START)
+}
+
 /// The contents of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blob {
@@ -83,7 +93,10 @@ impl Blob {
     fn apply(disk: &mut Vec<u8>, unit: &Unit, fill: Fill) {
         let end = match unit {
             Unit::Data { at, bytes } => at + bytes.len(),
-            Unit::Len(len) => *len,
+            Unit::Len(len) => {
+                disk.truncate(*len);
+                *len
+            }
         };
         while disk.len() < end {
             disk.push(match fill {
@@ -93,6 +106,24 @@ impl Blob {
         }
         if let Unit::Data { at, bytes } = unit {
             disk[*at..end].copy_from_slice(bytes);
+        }
+    }
+
+    /// Makes it this long; what is new reads as zeros.
+    fn set_len(&mut self, len: usize) {
+        if len != self.live.len() {
+            self.live.resize(len, 0);
+            // What was cut off and is not written yet never will be.
+            self.pending.retain_mut(|unit| match unit {
+                Unit::Data { at, bytes } if *at + bytes.len() > len => {
+                    if *at < len {
+                        *bytes = bytes[..len - *at].into();
+                    }
+                    *at < len
+                }
+                _ => true,
+            });
+            self.pending.push(Unit::Len(len));
         }
     }
 
@@ -141,7 +172,7 @@ impl Blob {
 /// The file system: the image, and a directory with three names in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fs {
-    pub image: Blob,
+    pub image: Vec<Blob>,
     files: Vec<Blob>,
     live: [Option<usize>; 3],
     disk: [Option<usize>; 3],
@@ -153,15 +184,40 @@ pub struct Fs {
 }
 
 impl Fs {
-    pub fn new(image: &[u8]) -> Self {
+    pub fn new(image: &Image) -> Self {
         Self {
-            image: Blob::durable(image.to_vec()),
+            image: image.iter().cloned().map(Blob::durable).collect(),
             files: Vec::new(),
             live: [None; 3],
             disk: [None; 3],
             pending: Vec::new(),
             forgets: true,
         }
+    }
+
+    /// Whether processes read this.
+    pub fn shows(&self, image: &Image) -> bool {
+        self.image.len() == image.len()
+            && self
+                .image
+                .iter()
+                .zip(image)
+                .all(|(is, want)| is.live == *want)
+    }
+
+    /// Whether this is what processes read, and nothing of it is lost in a power cut.
+    pub fn holds(&self, image: &Image) -> bool {
+        self.shows(image) && self.image.iter().all(|file| file.disk == file.live)
+    }
+
+    /// What processes read.
+    pub fn image(&self) -> Image {
+        self.image.iter().map(|file| file.live.clone()).collect()
+    }
+
+    /// Bytes in all files of the image.
+    pub fn size(&self) -> usize {
+        self.image.iter().map(|file| file.live.len()).sum()
     }
 
     /// Puts a durable file there.
@@ -197,20 +253,26 @@ impl Fs {
             .reachable()
             .map(|file| self.files[file].pending.len())
             .sum();
-        self.image.pending.len() + files + self.pending.len()
+        let image: usize = self.image.iter().map(|file| file.pending.len()).sum();
+        image + files + self.pending.len()
     }
 
     /// Whether a file is longer than its durable part.
     pub fn grows(&self) -> bool {
-        self.reachable()
-            .any(|file| self.files[file].live.len() > self.files[file].disk.len())
+        let files = self.reachable().map(|file| &self.files[file]);
+        files
+            .chain(&self.image)
+            .any(|file| file.live.len() > file.disk.len())
     }
 
     /// What is left when the power goes and only the units in `kept` have reached the disk.
     pub fn after_cut(&self, kept: &Subset, fill: Fill) -> Self {
         let mut base = 0;
-        let image = self.image.after_cut(|unit| kept.has(base + unit), fill);
-        base += self.image.pending.len();
+        let mut image = Vec::with_capacity(self.image.len());
+        for file in &self.image {
+            image.push(file.after_cut(|unit| kept.has(base + unit), fill));
+            base += file.pending.len();
+        }
         let mut files = vec![Blob::default(); self.files.len()];
         for file in self.reachable() {
             files[file] = self.files[file].after_cut(|unit| kept.has(base + unit), fill);
@@ -234,18 +296,22 @@ impl Fs {
 
     /// The kernel's write-back of the image failed while nobody looked.
     pub fn after_lost_writeback(&self, chance: &mut Chance) -> Option<Self> {
-        if self.image.pending.is_empty() {
+        if self.image.iter().all(|file| file.pending.is_empty()) {
             return None;
         }
         let mut out = self.clone();
-        out.image.lose(chance);
+        for file in &mut out.image {
+            file.lose(chance);
+        }
         Some(out)
     }
 
     /// Another program changes one byte, at once and for good.
-    pub fn meddle(&mut self, at: usize) {
-        self.image.live[at] ^= 0x55;
-        self.image.disk[at] = self.image.live[at];
+    pub fn meddle(&mut self, offset: u64) {
+        let (file, at) = place(offset);
+        let file = &mut self.image[file];
+        file.live[at] ^= 0x55;
+        file.disk[at] = file.live[at];
     }
 }
 
@@ -254,7 +320,8 @@ impl Fs {
 pub enum Op {
     ReadImage(u64),
     WriteImage(u64),
-    SyncImage,
+    SetLen(usize),
+    SyncImage(usize),
     Create,
     Append,
     SyncJournal,
@@ -322,6 +389,10 @@ pub enum Twist {
     SkipsNewPages,
     /// The undo file is not synced before the journal is published.
     UndoFileWithoutSync,
+    /// Only the first file of the image is synced.
+    SyncsOnlyTheFirstFile,
+    /// A rollback leaves the files as long as they have become.
+    RollbackKeepsLengths,
 }
 
 /// The state at a moment in which the machine may stop.
@@ -352,7 +423,7 @@ pub struct Machine {
     pub fault: Option<Fault>,
     pub twist: Twist,
     /// Before this call another program changes the byte at this place.
-    pub meddler: Option<(usize, usize)>,
+    pub meddler: Option<(usize, u64)>,
     /// Number of calls when the last change was made ready.
     pub prepared_at: usize,
     failed: bool,
@@ -455,7 +526,7 @@ impl Machine {
             Some(Hurt::Forgotten(seed)) => {
                 let mut chance = Chance::new(seed);
                 match call {
-                    Op::SyncImage => self.fs.image.lose(&mut chance),
+                    Op::SyncImage(file) => self.fs.image[file].lose(&mut chance),
                     Op::SyncJournal => {
                         if let Some(file) = self.journal_file() {
                             self.fs.files[file].lose(&mut chance);
@@ -510,52 +581,71 @@ impl Machine {
 }
 
 impl Host for Machine {
-    fn image_len(&self) -> u64 {
-        self.fs.image.live.len() as u64
+    fn lens(&mut self) -> io::Result<Vec<u64>> {
+        Ok(self
+            .fs
+            .image
+            .iter()
+            .map(|file| file.live.len() as u64)
+            .collect())
+    }
+
+    fn set_len(&mut self, file: usize, len: u64) -> io::Result<()> {
+        if self.twist == Twist::RollbackKeepsLengths && self.failed {
+            return Ok(());
+        }
+        self.call(Op::SetLen(file), 1, |m, _, _| {
+            m.fs.image[file].set_len(len as usize);
+            Ok(())
+        })
     }
 
     fn read_image(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.call(Op::ReadImage(offset), 1, |_, _, _| Ok(()))?;
-        let at = offset as usize;
-        let bytes = self.fs.image.live.get(at..at + buf.len());
+        let (file, at) = place(offset);
+        let bytes = self.fs.image[file].live.get(at..at + buf.len());
         buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn write_image(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let at = offset as usize;
-        if self.twist == Twist::SkipsNewPages && self.fs.image.live[at..at + bytes.len()] == *bytes
-        {
+        let (file, at) = place(offset);
+        let there = self.fs.image[file].live.get(at..at + bytes.len());
+        if self.twist == Twist::SkipsNewPages && there == Some(bytes) {
             return Ok(());
         }
-        assert!(
-            at + bytes.len() <= self.fs.image.live.len(),
-            "the image grows"
-        );
+        // A rollback whose new length was refused writes behind the end.
+        if there.is_none() {
+            assert!(self.failed, "the image grows by a write");
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         self.call(
             Op::WriteImage(offset),
             bytes.len().div_ceil(SECTOR),
             |m, sectors, lost| {
                 let len = (sectors * SECTOR).min(bytes.len());
-                m.fs.image.write(at, &bytes[..len], lost);
+                m.fs.image[file].write(at, &bytes[..len], lost);
                 Ok(())
             },
         )
     }
 
-    fn sync_image(&mut self) -> io::Result<()> {
-        if self.twist == Twist::RollbackWithoutSyncImage && self.failed {
+    fn sync_image(&mut self, file: usize) -> io::Result<()> {
+        if (self.twist == Twist::RollbackWithoutSyncImage && self.failed)
+            || (self.twist == Twist::SyncsOnlyTheFirstFile && file > 0)
+        {
             return Ok(());
         }
-        self.call(Op::SyncImage, 1, |m, _, _| {
-            m.fs.image.sync();
+        self.call(Op::SyncImage(file), 1, |m, _, _| {
+            m.fs.image[file].sync();
             Ok(())
         })
     }
 
     fn forget_image(&mut self, offset: u64, len: u64) {
         if self.fs.forgets && self.twist != Twist::NoForget {
-            self.fs.image.forget(offset as usize, len as usize);
+            let (file, at) = place(offset);
+            self.fs.image[file].forget(at, len as usize);
         }
     }
 

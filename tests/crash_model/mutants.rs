@@ -91,6 +91,20 @@ pub fn harmful() -> Vec<Mutant> {
             without(COMMIT, &[ReadJournal]),
         ),
         commit("no look at the old bytes", without(COMMIT, &[CheckOld])),
+        commit(
+            "a file grows before the journal's name is durable",
+            moved(&looked, Extend, Publish),
+        ),
+        commit("no file gets longer", without(COMMIT, &[Extend])),
+        commit("no file gets shorter", without(COMMIT, &[Cut])),
+        commit(
+            "a file is cut before the pages are durable",
+            moved(COMMIT, Cut, SyncImage),
+        ),
+        commit(
+            "no fsync of a file that was cut",
+            without(COMMIT, &[SyncCut]),
+        ),
         commit("no fsync of the image", without(COMMIT, &[SyncImage])),
         commit("no reading back", without(COMMIT, &[ReadBack])),
         commit(
@@ -121,6 +135,20 @@ pub fn harmful() -> Vec<Mutant> {
         recover(
             "recovery: the look at the bytes after the write",
             moved(RECOVER, CheckResumable, SyncImage),
+        ),
+        recover("recovery: no file gets longer", without(RECOVER, &[Extend])),
+        recover("recovery: no file gets shorter", without(RECOVER, &[Cut])),
+        recover(
+            "recovery: no fsync of a file that was cut",
+            without(RECOVER, &[SyncCut]),
+        ),
+        twisted(
+            "only the first file is synced",
+            Twist::SyncsOnlyTheFirstFile,
+        ),
+        twisted(
+            "putting back: the files stay as long as they are",
+            Twist::RollbackKeepsLengths,
         ),
         recover("recovery: nothing is written", without(RECOVER, &[Patch])),
         recover(

@@ -2,8 +2,8 @@
 
 use declone::{
     apply::{
-        change::Change,
-        journal::{self, Bond, Role},
+        change::{Change, FileLen},
+        journal::{self, Bond, BondFile, Role},
         protocol::{self, Step},
         undo,
     },
@@ -13,7 +13,7 @@ use declone::{
 
 use super::{
     chance::{Breadth, Chance, subsets},
-    machine::{Fill, Fs, Machine, Name, Op, Twist},
+    machine::{Fill, Fs, Image, Machine, Name, Op, START, Twist, place},
 };
 
 pub const PAGE: usize = 4096;
@@ -56,14 +56,23 @@ pub enum Act {
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub name: &'static str,
-    pub stages: Vec<Vec<u8>>,
+    pub stages: Vec<Image>,
     pub acts: Vec<Act>,
     /// The file systems that it starts on.
     pub starts: Vec<Fs>,
 }
 
 impl Scenario {
+    /// With an image of one file.
     fn new(name: &'static str, stages: Vec<Vec<u8>>, acts: &[Act]) -> Self {
+        Self::of(
+            name,
+            stages.into_iter().map(|file| vec![file]).collect(),
+            acts,
+        )
+    }
+
+    fn of(name: &'static str, stages: Vec<Image>, acts: &[Act]) -> Self {
         let starts = vec![Fs::new(&stages[0])];
         Self {
             name,
@@ -87,7 +96,7 @@ impl Scenario {
     }
 
     /// The images that are right after `done` acts: before and after the next one.
-    pub fn allowed(&self, done: usize) -> &[Vec<u8>] {
+    pub fn allowed(&self, done: usize) -> &[Image] {
         &self.stages[done..self.stages.len().min(done + 2)]
     }
 
@@ -96,24 +105,22 @@ impl Scenario {
         let act = self.acts[number];
         let (old, new) = (&self.stages[number], &self.stages[number + 1]);
         plan.recover(machine)?;
-        if act == Act::Recover || machine.fs.image.live == *new {
+        if act == Act::Recover || machine.fs.shows(new) {
             return Ok(());
         }
-        let patches = match act {
+        let image = machine.fs.image();
+        let (patches, lens) = match act {
             Act::Undo => {
-                let (bond, back) = journal::read(Role::Undo, &undo_file(new, old))?;
-                let image = &machine.fs.image.live;
-                undo::check(&back, &bond, image.len() as u64, &mut |at, out| {
-                    out.copy_from_slice(&image[at as usize..][..out.len()]);
-                    Ok(())
-                })?;
-                back.patches()
+                let (_, back) = journal::read(Role::Undo, &undo_file(new, old))?;
+                let lens: Vec<u64> = image.iter().map(|file| file.len() as u64).collect();
+                undo::check(&back, &lens, &mut reader(&image))?;
+                (back.patches(), back.files().to_vec())
             }
-            _ => patches(old, new),
+            _ => (patches(old, new), lens(old, new)),
         };
-        let change = prepare(&machine.fs.image.live, &patches)?;
+        let change = Change::prepare(&patches, &lens, &mut reader(&image))?;
         machine.prepared_at = machine.calls.len();
-        let bond = bond(old);
+        let bond = bond(&lens);
         if act == Act::CleanWithUndoFile {
             machine
                 .write_undo(&undo_file(old, new))
@@ -135,42 +142,75 @@ impl Scenario {
     }
 }
 
-pub fn bond(image: &[u8]) -> Bond {
-    Bond {
-        image_len: image.len() as u64,
-        device: 1,
-        inode: 2,
-        path: b"/images/windows.img".to_vec(),
+/// Reads from an image.
+fn reader(image: &Image) -> impl FnMut(u64, &mut [u8]) -> Result<()> + '_ {
+    |offset, out| {
+        let (file, at) = place(offset);
+        out.copy_from_slice(&image[file][at..][..out.len()]);
+        Ok(())
     }
 }
 
-pub fn prepare(image: &[u8], patches: &[Patch]) -> Result<Change> {
-    Change::prepare(patches, image.len() as u64, &mut |at, out| {
-        out.copy_from_slice(&image[at as usize..][..out.len()]);
-        Ok(())
-    })
-}
-
-/// The pages in which two images differ.
-pub fn patches(old: &[u8], new: &[u8]) -> Vec<Patch> {
-    let pages = old.chunks(PAGE).zip(new.chunks(PAGE)).enumerate();
-    pages
-        .filter(|(_, (old, new))| old != new)
-        .map(|(number, (_, new))| Patch {
-            offset: (number * PAGE) as u64,
-            len: new.len() as u64,
-            page: if new.iter().all(|b| *b == 0) {
-                Page::Zero
-            } else {
-                Page::Data(new.into())
-            },
+/// The lengths of the files of two images.
+fn lens(old: &Image, new: &Image) -> Vec<FileLen> {
+    let files = old.iter().zip(new).enumerate();
+    files
+        .map(|(number, (old, new))| FileLen {
+            start: (number * START) as u64,
+            old: old.len() as u64,
+            new: new.len() as u64,
         })
         .collect()
 }
 
-fn bytes_of(role: Role, old: &[u8], change: &Change) -> Vec<u8> {
+fn bond(lens: &[FileLen]) -> Bond {
+    let plain = lens.len() == 1 && lens[0].old == lens[0].new;
+    let files = lens.iter().zip(1..).map(|(len, number)| BondFile {
+        name: format!("windows-{number}.img").into_bytes(),
+        device: 1,
+        inode: 1 + number,
+        len: *len,
+    });
+    Bond {
+        image_len: lens[0].old,
+        device: 1,
+        inode: 2,
+        path: b"/images/windows.img".to_vec(),
+        files: if plain { Vec::new() } else { files.collect() },
+    }
+}
+
+fn prepare(old: &Image, new: &Image) -> Change {
+    Change::prepare(&patches(old, new), &lens(old, new), &mut reader(old)).unwrap()
+}
+
+/// The pages in which two images differ.
+pub fn patches(old: &Image, new: &Image) -> Vec<Patch> {
+    let files = old.iter().zip(new).enumerate();
+    files
+        .flat_map(|(number, (old, new))| {
+            let same =
+                move |at: usize, page: &[u8]| old.get(at..(at + PAGE).min(old.len())) == Some(page);
+            let pages = new.chunks(PAGE).enumerate();
+            pages
+                .map(|(page, bytes)| (page * PAGE, bytes))
+                .filter(move |(at, bytes)| !same(*at, bytes))
+                .map(move |(at, bytes)| Patch {
+                    offset: (number * START + at) as u64,
+                    len: bytes.len() as u64,
+                    page: if bytes.iter().all(|b| *b == 0) {
+                        Page::Zero
+                    } else {
+                        Page::Data(bytes.into())
+                    },
+                })
+        })
+        .collect()
+}
+
+fn bytes_of(role: Role, bond: &Bond, change: &Change) -> Vec<u8> {
     let mut out = Vec::new();
-    journal::write(role, &bond(old), change, &mut |piece| {
+    journal::write(role, bond, change, &mut |piece| {
         out.extend_from_slice(piece);
         Ok(())
     })
@@ -179,18 +219,14 @@ fn bytes_of(role: Role, old: &[u8], change: &Change) -> Vec<u8> {
 }
 
 /// The journal of the change from `old` to `new`.
-pub fn journal_file(old: &[u8], new: &[u8]) -> Vec<u8> {
-    bytes_of(
-        Role::Journal,
-        old,
-        &prepare(old, &patches(old, new)).unwrap(),
-    )
+pub fn journal_file(old: &Image, new: &Image) -> Vec<u8> {
+    bytes_of(Role::Journal, &bond(&lens(old, new)), &prepare(old, new))
 }
 
 /// The undo file of the change from `old` to `new`.
-pub fn undo_file(old: &[u8], new: &[u8]) -> Vec<u8> {
-    let change = prepare(old, &patches(old, new)).unwrap();
-    bytes_of(Role::Undo, old, &change.reversed().unwrap())
+pub fn undo_file(old: &Image, new: &Image) -> Vec<u8> {
+    let back = prepare(old, new).reversed().unwrap();
+    bytes_of(Role::Undo, &bond(&lens(old, new)).reversed(), &back)
 }
 
 /// An image in which no sector is like another.
@@ -245,7 +281,7 @@ fn crashes(scenario: &Scenario, cuts: usize, wanted: impl Fn(&Fs) -> bool) -> Ve
 pub fn interrupted() -> Scenario {
     let clean = three_pages();
     let starts = crashes(&clean, 2, |fs| fs.file(Name::Journal).is_some());
-    Scenario::new(
+    Scenario::of(
         "recovery of an interrupted clean",
         clean.stages,
         &[Act::Recover],
@@ -259,6 +295,30 @@ pub fn three_pages() -> Scenario {
     Scenario::new("three pages", vec![old, new], &[Act::Clean])
 }
 
+/// Three files, of which one has an odd length, and two of which change in several pages.
+fn three_files() -> Scenario {
+    let files = [image(3 * PAGE), image(2 * PAGE + 700), image(4 * PAGE)];
+    let new = vec![
+        with(&files[0], 1, &[1], &[]),
+        with(&files[1], 2, &[2], &[]),
+        with(&files[2], 3, &[0], &[3]),
+    ];
+    Scenario::of("three files", vec![files.to_vec(), new], &[Act::Clean])
+}
+
+/// A file that becomes longer, by less than a page and by more, or shorter.
+fn resized(file: &[u8], len: usize, salt: u64, data: &[usize]) -> Vec<u8> {
+    let mut out = file.to_vec();
+    out.resize(len, 0);
+    with(&out, salt, data, &[])
+}
+
+fn growing() -> Scenario {
+    let odd = image(2 * PAGE + 900);
+    let new = resized(&odd, 4 * PAGE + 300, 4, &[0, 2, 4]);
+    Scenario::new("a file that grows", vec![odd, new], &[Act::Clean])
+}
+
 /// All courses of events. Sizes differ so that no two images are alike.
 pub fn all() -> Vec<Scenario> {
     let small = image(3 * PAGE);
@@ -267,6 +327,8 @@ pub fn all() -> Vec<Scenario> {
     let tiny = image(300);
     let large = image(24 * PAGE);
     let three = three_pages();
+    let files = three_files();
+    let grown = growing();
     let one_new = with(&small, 1, &[1], &[]);
     let pair = || vec![small.clone(), one_new.clone()];
     let one = Scenario::new("one page", pair(), &[Act::Clean]);
@@ -275,14 +337,15 @@ pub fn all() -> Vec<Scenario> {
         new[PAGE + 600] ^= 1;
         vec![small.clone(), new]
     };
-    let leftover = |bytes: Vec<u8>| Fs::new(&small).with_file(Name::Temporary, bytes);
-    let undone = |stages: &[Vec<u8>]| vec![stages[1].clone(), stages[0].clone()];
+    let alone = |file: &[u8]| vec![file.to_vec()];
+    let leftover = |bytes: Vec<u8>| Fs::new(&alone(&small)).with_file(Name::Temporary, bytes);
+    let undone = |stages: &[Image]| vec![stages[1].clone(), stages[0].clone()];
     let partly = |pages: &[usize], sectors: usize| {
         let (old, new) = (&three.stages[0], &three.stages[1]);
         let mut mixed = old.clone();
         for page in pages {
             let range = page * PAGE..page * PAGE + sectors * 512;
-            mixed[range.clone()].copy_from_slice(&new[range]);
+            mixed[0][range.clone()].copy_from_slice(&new[0][range]);
         }
         Fs::new(&mixed).with_file(Name::Journal, journal_file(old, new))
     };
@@ -321,7 +384,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("a temporary file left behind", pair(), &[Act::Clean]).starting(vec![
             leftover(Vec::new()),
             leftover(vec![0xEE; 5000]),
-            leftover(journal_file(&one_new, &small)),
+            leftover(journal_file(&alone(&one_new), &alone(&small))),
         ]),
         Scenario::new("clean after an interrupted clean", pair(), &[Act::Clean]).starting(crashes(
             &one,
@@ -329,7 +392,7 @@ pub fn all() -> Vec<Scenario> {
             |_| true,
         )),
         interrupted(),
-        Scenario::new(
+        Scenario::of(
             "recovery of an image that is partly new",
             three.stages.clone(),
             &[Act::Recover],
@@ -342,10 +405,10 @@ pub fn all() -> Vec<Scenario> {
             partly(&[1, 4, 6], 8),
             partly(&[4, 6], 7).with_file(Name::Temporary, vec![1; 3000]),
         ]),
-        Scenario::new("undo", undone(&three.stages), &[Act::Undo]),
-        Scenario::new(
+        Scenario::of("undo", undone(&three.stages), &[Act::Undo]),
+        Scenario::of(
             "undo after an interrupted clean",
-            undone(&pair()),
+            undone(&one.stages),
             &[Act::Undo],
         )
         .starting(crashes(&one, 1, |_| true)),
@@ -366,6 +429,49 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("clean with an undo file", pair(), &[Act::CleanWithUndoFile]),
         Scenario::new("a cache that is never dropped", pair(), &[Act::Clean])
             .on_a_cache_that_stays(),
+        files.clone(),
+        Scenario::of(
+            "recovery of an interrupted clean of three files",
+            files.stages.clone(),
+            &[Act::Recover],
+        )
+        .starting(crashes(&files, 1, |fs| fs.file(Name::Journal).is_some())),
+        Scenario::of("undo of three files", undone(&files.stages), &[Act::Undo]),
+        grown.clone(),
+        Scenario::new(
+            "a file that grows within its last page",
+            vec![tiny.clone(), resized(&tiny, 1500, 5, &[0])],
+            &[Act::Clean],
+        ),
+        Scenario::of(
+            "growth, then undo",
+            vec![
+                grown.stages[0].clone(),
+                grown.stages[1].clone(),
+                grown.stages[0].clone(),
+            ],
+            &[Act::CleanWithUndoFile, Act::Undo],
+        ),
+        Scenario::of(
+            "recovery of an interrupted growth",
+            grown.stages.clone(),
+            &[Act::Recover],
+        )
+        .starting(crashes(&grown, 1, |fs| fs.file(Name::Journal).is_some())),
+        Scenario::of(
+            "undo after an interrupted growth",
+            undone(&grown.stages),
+            &[Act::Undo],
+        )
+        .starting(crashes(&grown, 1, |_| true)),
+        Scenario::of(
+            "one of two files grows",
+            vec![
+                vec![small.clone(), grown.stages[0][0].clone()],
+                vec![one_new.clone(), grown.stages[1][0].clone()],
+            ],
+            &[Act::Clean],
+        ),
     ]
 }
 

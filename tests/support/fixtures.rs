@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::exfat_builder::{BuiltExfat, ExfatBuilder};
+use super::fat_builder::{BuiltFat, FatBuilder, Width};
 use super::hive_builder::{HiveBuilder, Kind, ListKind, Lists, Residue};
 use super::sms::{self, Scene};
 use super::{pack, put};
@@ -23,7 +25,7 @@ pub struct Fixture {
 }
 
 /// Every fixture.
-pub const ALL: [Fixture; 8] = [
+pub const ALL: [Fixture; 10] = [
     Fixture {
         name: "xp-sms2003.img",
         special: "the whole identity of an SMS 2003 Legacy Client on an XP disk (MBR, partition at \
@@ -34,6 +36,16 @@ pub const ALL: [Fixture; 8] = [
         name: "tiny-superfloppy.img",
         special: "the same identity on a 2 MiB volume without partitions; byte flips start here",
         build: |f| drop(sms::tiny_superfloppy().write_to(f)),
+    },
+    Fixture {
+        name: "tiny-fat.img",
+        special: "the same identity on FAT12, deleted names and a free cluster included",
+        build: |f| f.write_all(&tiny_fat().bytes).expect("write the volume"),
+    },
+    Fixture {
+        name: "tiny-exfat.img",
+        special: "the same on exFAT: chains and contiguous files, a file that was not wholly written",
+        build: |f| f.write_all(&tiny_exfat().bytes).expect("write the volume"),
     },
     Fixture {
         name: "gpt-4kn.img",
@@ -91,6 +103,42 @@ pub const ALL: [Fixture; 8] = [
 
 fn hive(file: &mut File, hive: &HiveBuilder) {
     file.write_all(&hive.build()).expect("write the hive");
+}
+
+fn tiny_fat() -> BuiltFat {
+    let scene = Scene::small();
+    let mut v = FatBuilder::new(Width::Fat12, 2 << 20, 1024);
+    v.file(
+        r"\WINNT\system32\config\SOFTWARE",
+        scene.software(0).build(),
+    )
+    .fragmented();
+    v.file(r"\WINNT\Smscfg.ini", scene.smscfg());
+    v.file(r"\WINNT\MS\SMS\CORE\DATA\Smsuid.dat", scene.smsuid(9000))
+        .fragmented();
+    v.file(r"\Sms1x.ini", "[SMS]\r\nUniqueID=ABC0000F\r\n");
+    v.file(r"\WINNT\Smscfg.ini.bak", "a decoy");
+    v.file(r"\TEMP\Smscfg.ini", scene.smscfg()).deleted();
+    v.plant(scene.smscfg().as_bytes());
+    v.build()
+}
+
+fn tiny_exfat() -> BuiltExfat {
+    let scene = Scene::small();
+    let mut v = ExfatBuilder::new(2 << 20, 512, 1024);
+    v.file(
+        r"\WINDOWS\system32\config\SOFTWARE",
+        scene.software(0).build(),
+    )
+    .fragmented();
+    v.file(r"\WINDOWS\Smscfg.ini", scene.smscfg()).chained();
+    v.file(r"\WINDOWS\MS\SMS\CORE\DATA\Smsuid.dat", scene.smsuid(9000))
+        .valid(5000);
+    v.file(r"\Sms1x.ini", "[SMS]\r\nUniqueID=ABC0000F\r\n");
+    v.file(r"\WINDOWS\Smscfg.ini.bak", "a decoy");
+    v.file(r"\TEMP\Smscfg.ini", scene.smscfg()).deleted();
+    v.plant(scene.smscfg().as_bytes());
+    v.build()
 }
 
 fn long_lists() -> HiveBuilder {

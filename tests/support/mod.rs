@@ -8,7 +8,9 @@
 //! - [`ntfs_builder`]: NTFS volumes of every geometry, sparse and fast.
 //! - [`packed_builder`]: SZDD files and cabinets of one file.
 //! - [`fat_builder`]: FAT12, FAT16 and FAT32 volumes.
+//! - [`exfat_builder`]: exFAT volumes.
 //! - [`disk_builder`]: MBR, GPT, or no table around volumes.
+//! - [`machine_builder`]: installations of every generation of Windows.
 //! - [`sms`]: whole scenes that carry the identity declone is about.
 //! - [`volumes`]: volumes named by what is special about them.
 //! - [`qcow2_builder`], [`vdi_builder`], [`vmdk_builder`]: the same for those formats; [`tables`] is
@@ -16,18 +18,23 @@
 //! - [`vhd_builder`]: VHD around a raw disk, and the disk out of a VHD.
 //! - [`vhdx_builder`]: the same for VHDX, and its log.
 //! - [`wim_builder`]: WIM archives without compression, and a strict reader of them.
-//! - [`ewf_builder`]: EnCase and SMART evidence files, one or a set.
+//! - [`ewf_builder`], [`ex01_builder`]: EnCase and SMART evidence files, one or a set.
 //! - [`fixtures`]: the recipes of what lies in `fixtures/`.
 //! - [`pack`]: the small form in which built images lie in `fixtures/`.
+//! - [`aff4_builder`]: AFF4 evidence files.
 #![allow(dead_code, unreachable_pub, missing_docs, unused_imports)]
 
+pub mod aff4_builder;
 pub mod disk_builder;
 pub mod ewf_builder;
+pub mod ex01_builder;
+pub mod exfat_builder;
 pub mod fat_builder;
 pub mod fixtures;
 pub mod hive_builder;
 pub mod hive_gen;
 pub mod hive_log_builder;
+pub mod machine_builder;
 pub mod ntfs_builder;
 pub mod pack;
 pub mod packed_builder;

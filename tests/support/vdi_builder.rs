@@ -51,6 +51,48 @@ pub fn image(raw: &[u8], block: usize, backwards: bool, zeros: bool, fixed: bool
     out
 }
 
+/// The changes that make `raw` of the disk in `parent`.
+pub fn differencing(raw: &[u8], parent: &[u8], block: usize) -> Vec<u8> {
+    let below = super::tables::guest(parent, pieces(parent));
+    let mut own = raw.to_vec();
+    let same = |n: usize, part: &[u8]| part == &below[n * block..n * block + part.len()];
+    for (n, part) in own.chunks_mut(block).enumerate() {
+        if same(n, part) {
+            part.fill(0);
+        }
+    }
+    let mut out = image(&own, block, false, false, false);
+    for (n, part) in raw.chunks(block).enumerate() {
+        if part.iter().all(|byte| *byte == 0) && !same(n, part) {
+            put(&mut out, MAP + n * 4, &(u32::MAX - 1).to_le_bytes());
+        }
+    }
+    put(&mut out, 0x4C, &4_u32.to_le_bytes());
+    put(&mut out, 0x188, &[0xC3; 16]);
+    put(&mut out, 0x1A8, &parent[0x188..0x198]);
+    put(&mut out, 0x1B8, &parent[0x198..0x1A8]);
+    out
+}
+
+/// The disk of a differencing image over its parent's.
+pub fn guest_over(file: &[u8], below: &[u8]) -> Vec<u8> {
+    let (map, block) = (le32(file, 0x154), le32(file, 0x178));
+    let mut out = below.to_vec();
+    for (n, part) in out.chunks_mut(block).enumerate() {
+        if le32(file, map + n * 4) == 0xFFFF_FFFE {
+            part.fill(0);
+        }
+    }
+    for piece in pieces(file).1 {
+        put(
+            &mut out,
+            piece.disk,
+            &file[piece.file..piece.file + piece.len],
+        );
+    }
+    out
+}
+
 /// Length of the disk, and the pieces of it that are in the file.
 pub fn pieces(file: &[u8]) -> (usize, Vec<Piece>) {
     let (map, data) = (le32(file, 0x154), le32(file, 0x158));

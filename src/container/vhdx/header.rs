@@ -218,21 +218,22 @@ impl Headers {
     /// The headers to write when the file changes: place and bytes, in the order in which they
     /// must be written, the one that does not count first.
     ///
-    /// The identifiers are made from the old header, so that the same input gives the same output.
-    pub(super) fn next(&self, change: Change) -> Result<Vec<(u64, Vec<u8>)>> {
+    /// The identifiers are made from the old header and `written`, the digest of what is written: the
+    /// same input gives the same output, and two changes of one file never give one identifier.
+    pub(super) fn next(&self, change: Change, written: &[u8]) -> Result<Vec<(u64, Vec<u8>)>> {
         let old = &self.current;
         let mut bytes = old.bytes.clone();
         put(
             &mut bytes,
             facts::FILE_WRITE,
-            &made("file write", &old.bytes).0,
+            &made("file write", &old.bytes, written).0,
             WHAT,
         )?;
         match change {
             Change::Disk => put(
                 &mut bytes,
                 facts::DATA_WRITE,
-                &made("data write", &old.bytes).0,
+                &made("data write", &old.bytes, written).0,
                 WHAT,
             )?,
             Change::Replayed => zero(&mut bytes, facts::LOG_GUID, 16, WHAT)?,
@@ -262,12 +263,13 @@ pub(super) enum Change {
     Disk,
 }
 
-/// An identifier made from the header before it: a UUID of version 8.
-fn made(what: &str, header: &[u8]) -> Guid {
+/// An identifier made from the header before it and the change: a UUID of version 8.
+fn made(what: &str, header: &[u8], written: &[u8]) -> Guid {
     let mut hash = Sha256::new();
     hash.update(b"declone VHDX ");
     hash.update(what);
     hash.update(header);
+    hash.update(written);
     let mut guid = [0; 16];
     for (to, from) in guid.iter_mut().zip(hash.finalize()) {
         *to = from;

@@ -612,7 +612,7 @@ impl Vhdx {
     /// Writes new headers.
     fn write_headers(&self, change: Change) -> Result<()> {
         let headers = Headers::read(&self.host)?;
-        for (at, bytes) in headers.next(change)? {
+        for (at, bytes) in headers.next(change, &self.host.change_digest()?)? {
             self.host
                 .write_at(at, &bytes)
                 .at("image offset", format_args!("{at:#x}"))?;

@@ -134,7 +134,6 @@ pub(super) fn remove(exfat: &Exfat, ids: &[FileId]) -> Result<Removal> {
         for slot in &node.slots {
             clear_slot(exfat, *slot, true)?;
         }
-        removal.records = removal.records.saturating_add(1);
         removal.index_entries = removal.index_entries.saturating_add(wide(node.slots.len()));
     }
     for (first, end) in freed.runs() {

@@ -17,7 +17,10 @@ use crate::{
         NamePattern, Obstacle, Owner, Removal, Storage,
     },
     units::{FileOffset, VolumeOffset},
-    volume::widths::{narrow, sum, wide},
+    volume::{
+        entry_place,
+        widths::{narrow, sum, wide},
+    },
 };
 
 /// A machine has a handful of files of the names declone looks for; a million only cost time.
@@ -220,7 +223,7 @@ pub(super) fn slot_offset(number: u64) -> Result<u64> {
 
 /// How a message names an entry: by its place in the volume.
 pub(super) fn shown(id: FileId) -> String {
-    format!("{:#x}", id.0.saturating_mul(SLOT_LEN))
+    entry_place(id.0)
 }
 
 pub(super) fn no_entry(id: FileId) -> Error {

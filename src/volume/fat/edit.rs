@@ -19,7 +19,10 @@ use crate::{
     error::{At, Error, Result},
     tree::{Disposition, FileId, Owner, Removal},
     units::{FileOffset, VolumeOffset},
-    volume::widths::{narrow, sum, wide},
+    volume::{
+        entry_place,
+        widths::{narrow, sum, wide},
+    },
 };
 
 /// Bytes looked at in one go.
@@ -39,7 +42,7 @@ pub(super) fn overwrite(fat: &Fat, id: FileId, offset: FileOffset, bytes: &[u8])
              the file is never extended",
             len_of(&raw)
         ))
-        .at("directory entry", id.0));
+        .at("directory entry", entry_place(id.0)));
     }
     fat.each_piece(&chain, offset.get(), end, |place, from, to| {
         let part = bytes
@@ -105,7 +108,8 @@ pub(super) fn remove(fat: &Fat, ids: &[FileId]) -> Result<Removal> {
             .and_then(|index| walk.nodes.get(index))
             .filter(|node| !node.is_directory() && !node.is_label())
             .ok_or_else(|| {
-                Error::refused("remove: a file expected, found none").at("directory entry", id.0)
+                Error::refused("remove: a file expected, found none")
+                    .at("directory entry", entry_place(id.0))
             })?;
         let (_, chain) = fat.data_of(*id)?;
         zero_chain(fat, &chain)?;
@@ -117,7 +121,6 @@ pub(super) fn remove(fat: &Fat, ids: &[FileId]) -> Result<Removal> {
         for slot in &node.slots {
             clear_slot(fat, *slot, true)?;
         }
-        removal.records = removal.records.saturating_add(1);
         removal.index_entries = removal.index_entries.saturating_add(wide(node.slots.len()));
     }
     removal.clusters = stage_free(fat, clusters.iter().copied())?;
@@ -292,10 +295,14 @@ fn wipe_one(
                 let mark = byte(&raw, 0) == slot::DELETED || (is_long(&raw) && byte(&raw, 0) != 0);
                 clear_slot(fat, *slot, mark)?;
             }
-            Ok(wiped(format!("deleted directory entry {number}")))
+            Ok(wiped(format!(
+                "deleted directory entry at {}",
+                entry_place(*number)
+            )))
         }
         Owner::Record { number, path, .. } => Ok(left(format!(
-            "directory entry {number} in use by {}",
+            "directory entry at {} in use by {}",
+            entry_place(*number),
             path.as_deref().unwrap_or("?")
         ))),
         Owner::File {

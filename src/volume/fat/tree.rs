@@ -19,7 +19,10 @@ use crate::{
         NamePattern, Obstacle, Owner, Removal, Storage,
     },
     units::{FileOffset, VolumeOffset},
-    volume::widths::{narrow, sum, wide},
+    volume::{
+        entry_place,
+        widths::{narrow, sum, wide},
+    },
 };
 
 /// A machine has a handful of files of the names declone looks for; a million only cost time.
@@ -133,7 +136,7 @@ impl FileTree for Fat {
                 buf.len(),
                 len_of(&raw)
             ))
-            .at("directory entry", id.0));
+            .at("directory entry", entry_place(id.0)));
         }
         self.each_piece(&chain, offset.get(), end, |place, from, to| {
             let part = buf
@@ -209,14 +212,14 @@ impl FileTree for Fat {
 
 /// Where a slot stands.
 pub(super) fn slot_offset(number: u64) -> Result<u64> {
-    number
-        .checked_mul(SLOT_LEN)
-        .ok_or_else(|| Error::malformed("directory entry: offset").at("directory entry", number))
+    number.checked_mul(SLOT_LEN).ok_or_else(|| {
+        Error::malformed("directory entry: offset").at("directory entry", entry_place(number))
+    })
 }
 
 fn no_entry(id: FileId) -> Error {
     Error::malformed("directory entry: a file or directory expected, found none")
-        .at("directory entry", id.0)
+        .at("directory entry", entry_place(id.0))
 }
 
 fn folded(name: &Name) -> Vec<u16> {
@@ -319,13 +322,13 @@ impl Fat {
         let chain = Table::new(self).single(first)?;
         let room = chain.clusters.saturating_mul(self.geometry.cluster_len);
         if let Some(problem) = &chain.problem {
-            return Err(Error::malformed(problem.clone()).at("directory entry", id.0));
+            return Err(Error::malformed(problem.clone()).at("directory entry", entry_place(id.0)));
         }
         if room < len {
             return Err(Error::malformed(format!(
                 "chain: clusters for {len} bytes expected, found {room} bytes"
             ))
-            .at("directory entry", id.0));
+            .at("directory entry", entry_place(id.0)));
         }
         Ok((raw, chain))
     }

@@ -103,6 +103,15 @@ impl FileTree for Ntfs {
         Ok(areas)
     }
 
+    fn structures(&self) -> Result<Vec<(String, Vec<Range<u64>>)>> {
+        let mut all = Vec::new();
+        for (number, name) in [(number::MFT, "$MFT"), (number::LOG_FILE, "$LogFile")] {
+            let data = self.file(number)?.require(code::DATA, "")?;
+            all.push((name.to_owned(), self.real_ranges(&data)));
+        }
+        Ok(all)
+    }
+
     fn owners(&self, offsets: &[VolumeOffset], likely: &[FileId]) -> Result<Vec<Owner>> {
         self.owners_of(offsets, likely)
     }

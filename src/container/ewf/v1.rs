@@ -1,176 +1,34 @@
-//! EWF1: an EnCase evidence file (E01) or one of SMART (S01), with all files of its set.
-//!
-//! A chain of sections in each file; the disk is in chunks, compressed one by one, behind tables of
-//! their offsets. Nearly everything has a checksum.
-//!
-//! # Why
-//! - **Own code.** The crate `ewf` (0.4.10) opens the set by a pattern over the directory; here a file
-//!   is opened through [`Source`] only, under the name that follows from the image's own. It also
-//!   believes the first table without its checksum.
-//! - **Nothing of the tables is kept.** At the opening each is read once and checked; later the two
-//!   entries around a chunk are read again. A disk of 2 TiB has 64 million chunks.
-//! - **Never written.** It is evidence: checksums and digests over everything say that nobody did.
+//! EWF1: E01 and S01. A chain of sections in each file, tables with a second copy.
 
-use std::{
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::ops::Range;
 
-use adler2::adler32_slice;
 use miniz_oxide::inflate::TINFLStatus;
 
 use super::{
-    Disk, Edges, Facts, Format, Open, Places, ScanOnly, Source,
-    format::{self, ewf as facts},
-    mapped::wide,
-    packed::{Wrap, inflate},
+    Bounds, E01, ENTRIES_LIMIT, SECTIONS_LIMIT, Segment, TEXT_LIMIT, check, chunk_len, compare,
+    digest, evidence, files, format::v1 as facts, magics, main_values, said, shown_value,
+    wide_text,
 };
 use crate::{
     bytes::{View, all_zero},
-    device::{BlockDevice, Device},
-    error::{At, Error, Result},
+    container::{
+        Disk, Facts, Source,
+        chunked::{Chunked, Chunks as Read},
+        mapped::wide,
+        packed::{Wrap, inflate},
+    },
+    error::{Error, Result},
     text::escape,
 };
 
-pub(super) const FORMAT: Format = Format {
-    name: "e01",
-    title: "an EnCase or SMART evidence file (E01)",
-    probe: |edges: &Edges| edges.has(0, format::E01).then(|| "EVF at 0x0".to_owned()),
-    open: Open::Disk(open),
-};
-
-/// Most sections of a set: 64 TiB in tables of 16,375 chunks of 32 KiB need 400,000.
-const SECTIONS_LIMIT: u64 = 1 << 20;
-/// Most entries of a table: EnCase 1 to 5 write 16,375, libewf more.
-const ENTRIES_LIMIT: u32 = 1 << 22;
-/// Largest chunk: 32,768 sectors of 512 bytes are 16 MiB.
-const CHUNK_LIMIT: u64 = 64 << 20;
-/// Bytes of chunks that are kept after they were read.
-const CACHE: u64 = 8 << 20;
-/// Longest text about the acquisition, decompressed and not.
-const TEXT_LIMIT: u64 = 256 << 10;
-/// Characters of a value in it that are shown.
-const SHOWN: usize = 200;
-
-const ADVICE: &str = "declone never writes evidence: clean -o OUT --to raw writes the cleaned disk \
-                      as a raw file";
-
-fn open(source: &Source<'_>) -> Result<Disk> {
+pub(super) fn open(source: &Source<'_>) -> Result<Disk> {
     let mut set = Set::default();
-    let mut host = Arc::clone(source.host);
-    loop {
-        let number = set.segments.len().saturating_add(1);
-        let name = match number {
-            1 => None,
-            _ => Some(segment_name(source.own_name(), number)?),
-        };
-        if let Some(name) = &name {
-            host = source.open_bytes(name).at("segment", number)?;
-        }
+    E01.walk(source, |segment| {
         let index = set.segments.len();
-        set.segments.push(Segment {
-            host: Arc::clone(&host),
-            name: name.clone(),
-        });
-        let read = set.read_segment(index);
-        let more = match name {
-            None => read?,
-            Some(name) => read.at("file", escape(&name))?,
-        };
-        if !more {
-            break;
-        }
-    }
+        set.segments.push(segment.clone());
+        set.read_segment(&segment, index)
+    })?;
     set.finish()
-}
-
-/// The name of a segment file, after that of the first: `.E01`, `.E02` to `.E99`, `.EAA` to `.EZZ`,
-/// `.FAA` to `.ZZZ`.
-fn segment_name(first: Option<&str>, number: usize) -> Result<String> {
-    let wrong = |found: &str| {
-        Error::refused(format!(
-            "E01: a name that ends in .E01 expected, from which that of segment {number} follows, \
-             found {found}"
-        ))
-        .advise("give all files of the set their names back: NAME.E01, NAME.E02, ...")
-    };
-    let first = first.ok_or_else(|| wrong("none"))?;
-    let shown = || format!("`{}`", escape(first));
-    let stem = first
-        .len()
-        .checked_sub(3)
-        .and_then(|at| first.split_at_checked(at))
-        .filter(|(stem, end)| stem.ends_with('.') && end.ends_with("01"));
-    let letter = stem.and_then(|(_, end)| end.bytes().next());
-    let (Some((stem, _)), Some(letter)) = (stem, letter.filter(u8::is_ascii_alphabetic)) else {
-        return Err(wrong(&shown()));
-    };
-    if number < 100 {
-        return Ok(format!("{stem}{}{number:02}", char::from(letter)));
-    }
-    let (start, last) = match letter.is_ascii_lowercase() {
-        true => (b'a', b'z'),
-        false => (b'A', b'Z'),
-    };
-    let rest = number.saturating_sub(100);
-    let digit = |places: usize| {
-        let value = rest.checked_div(places).and_then(|n| n.checked_rem(26));
-        start.saturating_add(value.and_then(|n| u8::try_from(n).ok()).unwrap_or(0))
-    };
-    let ahead = u8::try_from(rest / (26 * 26)).unwrap_or(u8::MAX);
-    let letter = letter.saturating_add(ahead);
-    if letter > last {
-        return Err(Error::limit(format!(
-            "E01: segments up to .ZZZ expected, found number {number}"
-        )));
-    }
-    let name: String = [letter, digit(26), digit(1)]
-        .map(char::from)
-        .iter()
-        .collect();
-    Ok(format!("{stem}{name}"))
-}
-
-/// Bytes whose last four are the Adler-32 of the others.
-fn check(bytes: &[u8], what: &'static str) -> Result<()> {
-    let at = bytes.len().saturating_sub(facts::CHECKSUM);
-    let (data, _) = bytes.split_at_checked(at).unwrap_or_default();
-    compare(data, View::new(bytes, what).u32(at)?, what)
-}
-
-fn compare(data: &[u8], says: u32, what: &'static str) -> Result<()> {
-    let is = adler32_slice(data);
-    match is == says {
-        true => Ok(()),
-        false => Err(Error::malformed(format!(
-            "{what}: checksum {says:#010x} expected, as it says, found {is:#010x}"
-        ))),
-    }
-}
-
-/// A file of the set.
-#[derive(Debug)]
-struct Segment {
-    host: Device,
-    /// None of the first one.
-    name: Option<String>,
-}
-
-impl Segment {
-    fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
-        self.host.read_at(at, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// An error at a place of this file.
-    fn place(&self, error: Error, at: u64) -> Error {
-        let error = error.at("image offset", format_args!("{at:#x}"));
-        match &self.name {
-            Some(name) => error.at("file", escape(name)),
-            None => error,
-        }
-    }
 }
 
 /// A section: its name, and where its data lies.
@@ -274,17 +132,7 @@ impl Volume {
             true => (u64::from(view.u32(facts::SECTORS)?), [0; 16]),
             false => (view.u64(facts::SECTORS)?, view.array(facts::SET)?),
         };
-        if !sector.is_power_of_two() || !(512..=4096).contains(&sector) {
-            return Err(Error::malformed(format!(
-                "E01 volume: sectors of 512 to 4096 bytes expected, found {sector}"
-            )));
-        }
-        let chunk = per_chunk.saturating_mul(sector);
-        if chunk == 0 || chunk > CHUNK_LIMIT {
-            return Err(Error::malformed(format!(
-                "E01 volume: chunks of at most {CHUNK_LIMIT} bytes expected, found {chunk}"
-            )));
-        }
+        let chunk = chunk_len("E01 volume", sector, per_chunk)?;
         let len = sectors.saturating_mul(sector);
         if len == 0 || len.div_ceil(chunk) != chunks {
             return Err(Error::malformed(format!(
@@ -488,18 +336,10 @@ struct Acquired {
 
 impl Set {
     /// Reads the sections of the file that was pushed last; whether another file follows.
-    fn read_segment(&mut self, index: usize) -> Result<bool> {
-        let segment = self
-            .segments
-            .get(index)
-            .map(|segment| Segment {
-                host: Arc::clone(&segment.host),
-                name: None,
-            })
-            .ok_or_else(|| Error::internal("E01: a segment"))?;
+    fn read_segment(&mut self, segment: &Segment, index: usize) -> Result<bool> {
         let header = segment.read(0, facts::HEADER_BYTES)?;
         let view = View::new(&header, "E01 header");
-        if view.get(0, format::E01.len())? != format::E01
+        if view.get(0, magics::E01.len())? != magics::E01
             || view.u8(facts::FIELDS)? != 1
             || view.u16(facts::FIELDS_END)? != 0
         {
@@ -510,13 +350,7 @@ impl Set {
         }
         let (number, want) = (view.u16(facts::SEGMENT)?, index.saturating_add(1));
         if usize::from(number) != want {
-            return Err(Error::refused(format!(
-                "E01 header: segment {want} of the set expected, found segment {number}"
-            ))
-            .advise(match want {
-                1 => "give the first file of the set (NAME.E01)",
-                _ => "put the files of one set beside each other, under their own names",
-            }));
+            return Err(E01.wrong_number(want, number.into()));
         }
         let mut at = wide(facts::HEADER_BYTES);
         let mut before = Before::default();
@@ -527,7 +361,7 @@ impl Set {
                     "E01: at most {SECTIONS_LIMIT} sections expected, found more"
                 )));
             }
-            let section = Section::read(&segment, at).map_err(|e| segment.place(e, at))?;
+            let section = Section::read(segment, at).map_err(|e| segment.place(e, at))?;
             // What is damaged in a table must be good in its copy, which is the next section.
             if section.name != "table2" {
                 if let Some((error, at)) = before.broken.take() {
@@ -535,7 +369,7 @@ impl Set {
                 }
                 before.has_table = false;
             }
-            self.take(&segment, index, &section, &mut before)
+            self.take(segment, index, &section, &mut before)
                 .map_err(|e| segment.place(e, at))?;
             match section.next {
                 Some(next) => at = next,
@@ -659,11 +493,8 @@ impl Set {
         Ok(())
     }
 
-    /// Notes are few, whatever the file says.
     fn note(&mut self, note: String) {
-        if self.notes.len() < 16 && !self.notes.contains(&note) {
-            self.notes.push(note);
-        }
+        super::note(&mut self.notes, note);
     }
 
     fn push(&mut self, table: Table) {
@@ -702,18 +533,14 @@ impl Set {
                 volume.chunks, self.chunks
             )));
         }
-        let files = self.segments.len();
         let facts = Facts {
             kind: Some(format!(
-                "{}, {files} segment file{}",
+                "{}, {}",
                 match volume.smart {
                     true => "SMART",
                     false => "EnCase",
                 },
-                match files {
-                    1 => "",
-                    _ => "s",
-                }
+                files(self.segments.len())
             )),
             creator: self.acquired.creator,
             block_size: Some(volume.chunk),
@@ -724,39 +551,20 @@ impl Set {
             sha1: self.sha1,
             ..Facts::default()
         };
-        let mut notes = self.notes;
-        if !self.acquired.said.is_empty() {
-            notes.push(format!("acquisition: {}", self.acquired.said.join(", ")));
-        }
-        for (kind, digest) in [("MD5", &facts.md5), ("SHA-1", &facts.sha1)] {
-            if let Some(digest) = digest {
-                notes.push(format!("the file says that the disk's {kind} is {digest}"));
-            }
-        }
         let chunks = Chunks {
             segments: self.segments,
             tables: self.tables,
             chunk: volume.chunk,
-            len: volume.len,
-            cache: Mutex::default(),
         };
-        let mut disk = Disk::plain(Arc::new(chunks));
-        disk.places = Places::none();
-        disk.opaque = true;
-        disk.notes = notes;
-        disk.facts = facts;
-        disk.scan_only = Some(ScanOnly {
-            reason: "E01: a disk image that may be changed expected, found evidence".to_owned(),
-            advice: ADVICE,
-        });
-        Ok(disk)
+        let device = Chunked::device(chunks, volume.chunk, volume.len);
+        Ok(evidence(
+            "E01",
+            device,
+            facts,
+            &self.acquired.said,
+            self.notes,
+        ))
     }
-}
-
-/// A digest in hex; zeros are none.
-fn digest(bytes: &[u8], at: usize, len: usize) -> Result<Option<String>> {
-    let bytes = View::new(bytes, "E01 hash").get(at, len)?;
-    Ok((!all_zero(bytes)).then(|| hex::encode(bytes)))
 }
 
 impl Acquired {
@@ -775,40 +583,27 @@ impl Acquired {
         };
         to.truncate(len);
         let text = match is_wide {
-            true => {
-                let units: Vec<u16> = to
-                    .as_chunks::<2>()
-                    .0
-                    .iter()
-                    .map(|unit| u16::from_le_bytes(*unit))
-                    .collect();
-                let units = units.strip_prefix(&[0xFEFF]).unwrap_or(&units);
-                String::from_utf16_lossy(units)
-            }
+            true => wide_text(&to),
             false => String::from_utf8_lossy(&to).into_owned(),
         };
-        let mut lines = text.lines().skip_while(|line| *line != "main").skip(1);
-        let (names, values) = (lines.next()?, lines.next()?);
-        let pairs: Vec<(&str, &str)> = names.split('\t').zip(values.split('\t')).collect();
-        let value = |name: &str| {
-            let (_, value) = pairs.iter().find(|(known, _)| *known == name)?;
-            let shown: String = value.trim().chars().take(SHOWN).collect();
-            (!shown.is_empty()).then_some(shown)
-        };
-        let said = [
-            ("c", "case number"),
-            ("n", "evidence number"),
-            ("a", "description"),
-            ("e", "examiner"),
-            ("t", "notes"),
-            ("md", "model"),
-            ("sn", "serial number"),
-            ("m", "time"),
-        ]
-        .into_iter()
-        .filter_map(|(name, title)| Some(format!("{title} {}", escape(&value(name)?))))
-        .collect();
-        let creator: Vec<String> = ["av", "ov"].into_iter().filter_map(value).collect();
+        let pairs = main_values(&text)?;
+        let said = said(
+            &pairs,
+            &[
+                ("c", "case number"),
+                ("n", "evidence number"),
+                ("a", "description"),
+                ("e", "examiner"),
+                ("t", "notes"),
+                ("md", "model"),
+                ("sn", "serial number"),
+                ("m", "time"),
+            ],
+        );
+        let creator: Vec<String> = ["av", "ov"]
+            .into_iter()
+            .filter_map(|name| shown_value(&pairs, name))
+            .collect();
         Some(Self {
             is_wide,
             creator: (!creator.is_empty()).then(|| creator.join(", ")),
@@ -817,39 +612,18 @@ impl Acquired {
     }
 }
 
-/// The disk.
+/// Where the disk lies.
 #[derive(Debug)]
 struct Chunks {
     segments: Vec<Segment>,
     /// Ascending on the disk, without gaps.
     tables: Vec<Table>,
+    /// Bytes in a chunk.
     chunk: u64,
-    len: u64,
-    /// The last one used in front.
-    cache: Mutex<Vec<(u64, Arc<Vec<u8>>)>>,
 }
 
-impl Chunks {
-    /// The bytes of the disk in a chunk.
-    fn bytes_of(&self, number: u64) -> Result<Arc<Vec<u8>>> {
-        {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(index) = cache.iter().position(|(known, _)| *known == number) {
-                let found = cache.remove(index);
-                let bytes = Arc::clone(&found.1);
-                cache.insert(0, found);
-                return Ok(bytes);
-            }
-        }
-        let bytes = Arc::new(self.read_chunk(number)?);
-        let keep = usize::try_from(CACHE.checked_div(self.chunk).unwrap_or(0)).unwrap_or(0);
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.insert(0, (number, Arc::clone(&bytes)));
-        cache.truncate(keep.max(1));
-        Ok(bytes)
-    }
-
-    fn read_chunk(&self, number: u64) -> Result<Vec<u8>> {
+impl Read for Chunks {
+    fn read_chunk(&self, number: u64, want: usize) -> Result<Vec<u8>> {
         let gone = || Error::internal("E01: a chunk without a table");
         let behind = self.tables.partition_point(|table| table.first <= number);
         let table = behind.checked_sub(1).and_then(|at| self.tables.get(at));
@@ -860,127 +634,29 @@ impl Chunks {
         if index >= table.count {
             return Err(gone());
         }
-        let start = number.saturating_mul(self.chunk);
-        let want = self.len.saturating_sub(start).min(self.chunk);
         let chunk = table.chunk(segment, index)?;
-        self.unpack(segment, &chunk, want)
-            .map_err(|e| segment.place(e, chunk.at))
-    }
-
-    /// A chunk of which the disk needs `want` bytes: the last one may be shorter than the others.
-    fn unpack(&self, segment: &Segment, chunk: &Chunk, want: u64) -> Result<Vec<u8>> {
-        let small = |len: u64| usize::try_from(len).map_err(|_| Error::internal("E01: a length"));
-        let full = small(self.chunk)?;
-        let want = small(want)?;
-        let room = chunk.end.saturating_sub(chunk.at);
-        let mut bytes = if chunk.compressed {
-            // What cannot be compressed grows a little; more is never needed.
-            let room = room.min(self.chunk.saturating_mul(2).saturating_add(1024));
-            let from = segment.read(chunk.at, small(room)?)?;
-            let mut to = vec![0; full];
-            let (status, len) = inflate(&from, &mut to, Wrap::Zlib);
-            if status != TINFLStatus::Done || (len != full && len != want) {
-                return Err(Error::malformed(format!(
-                    "E01 chunk: {want} compressed bytes expected, found {len} ({status:?})"
-                )));
-            }
-            to
-        } else {
-            let len = match room >= wide(full.saturating_add(facts::CHECKSUM)) {
-                true => full,
-                false => want,
-            };
-            let there = len.saturating_add(facts::CHECKSUM);
-            if room < wide(there) {
-                return Err(Error::malformed(format!(
-                    "E01 chunk: {there} bytes expected, found {room}"
-                )));
-            }
-            let bytes = segment.read(chunk.at, there)?;
-            if want < len && check(&bytes, "E01 chunk").is_err() {
-                // The last one, short, and something else behind it.
-                let short = want.saturating_add(facts::CHECKSUM);
-                let short = bytes.get(..short).unwrap_or_default();
-                check(short, "E01 chunk")?;
-            } else {
-                check(&bytes, "E01 chunk")?;
-            }
-            bytes
+        let bounds = Bounds {
+            what: "E01 chunk",
+            at: chunk.at,
+            room: chunk.end.saturating_sub(chunk.at),
+            full: usize::try_from(self.chunk).map_err(|_| gone())?,
+            want,
         };
-        bytes.truncate(want);
-        Ok(bytes)
-    }
-}
-
-impl BlockDevice for Chunks {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let end = offset.checked_add(wide(buf.len()));
-        if end.is_none_or(|end| end > self.len) {
-            return Err(Error::malformed(format!(
-                "disk: {} bytes expected at {offset:#x}, it ends at {:#x}",
-                buf.len(),
-                self.len
-            )));
+        match chunk.compressed {
+            true => bounds.inflate(segment),
+            false => bounds.stored(segment),
         }
-        let leaves = || Error::internal("disk: a piece leaves the buffer");
-        let mut at = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let number = at.checked_div(self.chunk).ok_or_else(leaves)?;
-            let bytes = self.bytes_of(number)?;
-            let from = at.checked_rem(self.chunk).unwrap_or(0);
-            let from = usize::try_from(from).map_err(|_| leaves())?;
-            let part = bytes.get(from..).unwrap_or_default();
-            let take = part.len().min(rest.len());
-            let (now, later) = std::mem::take(&mut rest)
-                .split_at_mut_checked(take)
-                .filter(|_| take > 0)
-                .ok_or_else(leaves)?;
-            now.copy_from_slice(part.get(..take).unwrap_or_default());
-            at = at.saturating_add(wide(take));
-            rest = later;
-        }
-        Ok(())
+        .map_err(|e| segment.place(e, chunk.at))
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    #[test]
-    fn segments_are_named_as_encase_names_them() {
-        let name = |first: &str, number| segment_name(Some(first), number).unwrap();
-        assert_eq!(name("a.b.E01", 2), "a.b.E02");
-        assert_eq!(name("a.e01", 99), "a.e99");
-        assert_eq!(name("a.E01", 100), "a.EAA");
-        assert_eq!(name("a.E01", 101), "a.EAB");
-        assert_eq!(name("a.E01", 126), "a.EBA");
-        assert_eq!(name("a.E01", 775), "a.EZZ");
-        assert_eq!(name("a.E01", 776), "a.FAA");
-        assert_eq!(name("a.s01", 776), "a.taa");
-        assert_eq!(name("a.E01", 14_971), "a.ZZZ");
-        assert!(segment_name(Some("a.E01"), 14_972).is_err());
-        assert!(segment_name(Some("a.s01"), 65_535).is_err());
-        for wrong in [
-            "",
-            "01",
-            "E01",
-            "a.E02",
-            "a.001",
-            "a.img",
-            "\u{e9}01",
-            ".\u{e9}01",
-        ] {
-            assert!(segment_name(Some(wrong), 2).is_err(), "{wrong}");
-        }
-        assert!(segment_name(None, 2).is_err());
-    }
+    use super::*;
+    use crate::device::{Device, Memory};
 
     /// Chunks beyond 2 GiB: by their order, and by where the section lies.
     #[test]
@@ -997,7 +673,7 @@ mod tests {
             };
             let bytes: Vec<u8> = entries.iter().flat_map(|e| e.to_le_bytes()).collect();
             let lowest = table.check_order(&bytes, &chunks);
-            let host: Device = Arc::new(crate::device::Memory::new(bytes));
+            let host: Device = Arc::new(Memory::new(bytes));
             let segment = Segment { host, name: None };
             lowest.map(|lowest| {
                 let all: Vec<Chunk> = (0..table.count)

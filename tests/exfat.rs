@@ -1,0 +1,957 @@
+//! Windows' files on exFAT: scan, clean, refuse; alone and beside NTFS and FAT.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc};
+
+use declone::{
+    device::{Device, Memory, Overlay},
+    tree::{FileEntry, FileId, FileTree, Listing, NamePattern, Owner},
+    units::{FileOffset, VolumeOffset},
+    volume::exfat::Exfat,
+};
+
+use crate::{
+    fat::{no_identity, same, succeeds, tree, wanted, wide},
+    machine::{self, GUID},
+    oracle,
+    run::{arg, declone, digest, scratch},
+    support::{
+        disk_builder::DiskBuilder,
+        exfat_builder::{BuiltExfat, ExfatBuilder, reseal},
+        fixtures,
+        ntfs_builder::Geometry,
+        put, qcow2_builder, vhd_builder,
+    },
+};
+
+const HIVES: [&str; 2] = [
+    r"\WINDOWS\system32\config\SOFTWARE",
+    r"\WINDOWS\repair\software",
+];
+const TARGETS: [&str; 8] = [
+    r"\WINDOWS\Smscfg.ini",
+    r"\WINDOWS\SMS1X.INI",
+    r"\WINDOWS\MS\SMS\CORE\DATA\Smsuid.dat",
+    r"\Documents and Settings\All Users\SMSUID.DAT",
+    r"\RECYCLER\smscfg.INI",
+    r"\RECYCLER\empty\smscfg.ini",
+    r"\TEMP\half\Smsuid.dat",
+    r"\TEMP\vendor\Sms1x.ini",
+];
+/// Entries that were deleted before the capture; their names are left.
+const DELETED: [&str; 2] = [r"\TEMP\Smscfg.ini", r"\TEMP\SMSUID.DAT"];
+
+/// A small Windows with the whole identity.
+fn windows(len: usize, sector: usize, cluster: usize) -> ExfatBuilder {
+    let mut v = ExfatBuilder::new(len, sector, cluster);
+    v.file(HIVES[0], machine::hive(5).build()).fragmented();
+    v.file(HIVES[1], machine::hive(3).build());
+    v.file(TARGETS[0], machine::ini()).chained();
+    v.file(TARGETS[1], "[SMS]\r\nUniqueID=ABC0000F\r\n");
+    v.file(TARGETS[2], vec![0x5A; 9000]).fragmented();
+    v.file(TARGETS[3], vec![0x5B; 200]);
+    v.file(TARGETS[4], machine::ini()).tail(&wide(GUID));
+    v.file(TARGETS[5], "");
+    v.file(TARGETS[6], [vec![0x5D; 900], wide(GUID)].concat())
+        .valid(100);
+    v.file(TARGETS[7], "x").vendor(&wide(GUID));
+    for (i, decoy) in ["Smscfg.ini.bak", "Xsmscfg.ini", "Sms1x.in"]
+        .iter()
+        .enumerate()
+    {
+        v.file(&format!(r"\WINDOWS\{decoy}"), vec![i as u8 + 1; 900]);
+    }
+    for i in 0..60_usize {
+        let name = format!(r"\WINDOWS\system32\library number {i:02} with a long name.dll");
+        v.file(&name, vec![i as u8 + 9; 100 + i * 37]);
+    }
+    // The root in pieces, too.
+    for i in 0..12_u16 {
+        v.file(&format!(r"\root {i}"), vec![7; 10]).named(
+            &[
+                &[0x0416 + i, 0xD83D, 0xDE00, 0xD800],
+                [0x62; 251].as_slice(),
+            ]
+            .concat(),
+        );
+    }
+    v.file(r"\WINDOWS\slack.txt", "short").tail(&wide(GUID));
+    let unwritten = [vec![0x20; 300], wide(GUID), vec![0; 200]].concat();
+    v.file(r"\WINDOWS\unwritten.txt", unwritten).valid(300);
+    v.file(r"\WINDOWS\empty.txt", "");
+    v.file(r"\TEMP\kept.tmp", "kept");
+    v.file(DELETED[0], machine::ini()).deleted();
+    v.file(DELETED[1], vec![0x5C; 10]).deleted();
+    v.file(r"\TEMP\last.tmp", "kept too").vendor(b"a vendor's");
+    v.plant(machine::ini().as_bytes())
+        .plant(&wide("Smsuid.dat"));
+    v.behind("Smsuid.dat").behind("kept by nobody");
+    v
+}
+
+fn shapes() -> Vec<(&'static str, ExfatBuilder)> {
+    vec![
+        ("512-512", windows(3 << 20, 512, 512)),
+        ("512-4k", windows(4 << 20, 512, 4096)),
+        ("4k-4k", windows(4 << 20, 4096, 4096)),
+        ("1k-32k", windows(16 << 20, 1024, 32 << 10)),
+    ]
+}
+
+/// What the volume must be after a clean, apart from the bytes of the hives.
+fn expected(built: &BuiltExfat) -> Vec<u8> {
+    let mut want = built.bytes.clone();
+    for path in TARGETS.iter().chain(&DELETED) {
+        let placed = &built.files[*path];
+        for slot in &placed.slots {
+            want[*slot] &= 0x7F;
+            want[*slot + 1..*slot + 32].fill(0);
+        }
+        for cluster in placed.clusters.iter().chain(&placed.extra) {
+            let at = built.at(*cluster);
+            // What a file deleted long ago left is stale only where it holds the identity.
+            if !DELETED.contains(path) || path.ends_with("Smscfg.ini") {
+                want[at..at + built.cluster].fill(0);
+            }
+            if !DELETED.contains(path) {
+                built.set_bit(&mut want, *cluster, false);
+                if placed.chained {
+                    built.set_link(&mut want, *cluster, 0);
+                }
+            }
+        }
+    }
+    for plant in &built.plants {
+        let at = built.at(*plant);
+        want[at..at + built.cluster].fill(0);
+    }
+    // Behind the end of the root: the set of the searched name, and not its neighbour.
+    for slot in &built.behind[..3] {
+        want[*slot..*slot + 32].fill(0);
+    }
+    for path in [r"\WINDOWS\slack.txt", r"\WINDOWS\unwritten.txt"] {
+        let placed = &built.files[path];
+        for at in placed.valid..placed.clusters.len() * built.cluster {
+            let place = built.place(&placed.clusters, at);
+            want[place] = 0;
+        }
+    }
+    want[0x70] = built.percent(&want);
+    want
+}
+
+fn without_hives(built: &BuiltExfat, volume: &[u8]) -> Vec<u8> {
+    let mut bytes = volume.to_vec();
+    for hive in HIVES {
+        for cluster in &built.files[hive].clusters {
+            let at = built.at(*cluster);
+            bytes[at..at + built.cluster].fill(0);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn windows_on_exfat_is_cleaned_to_the_byte() {
+    for (name, volume) in shapes() {
+        let built = volume.build();
+        let dir = scratch();
+        let path = |end: &str| dir.path().join(format!("{name}.{end}"));
+        let (image, out, again, own, undo, report) = (
+            path("img"),
+            path("out"),
+            path("again"),
+            path("own"),
+            path("undo"),
+            path("json"),
+        );
+        fs::write(&image, &built.bytes).unwrap();
+        let before = digest(&image);
+        let scan = declone(&["scan", arg(&image), "--json", "-"])
+            .exits(1)
+            .json();
+        let rules: BTreeSet<&str> = scan["images"][0]["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| f["rule"].as_str().unwrap())
+            .collect();
+        let all = ["sms.1x", "sms.abexprt", "sms.cfg", "sms.uid", "sms.uidfile"];
+        assert_eq!(rules, all.into(), "{name}");
+        let entry = format!("{:#x}", built.files[TARGETS[0]].slots[0]);
+        let place = serde_json::json!({"space": "directory entry", "value": entry});
+        let findings = scan["images"][0]["findings"].as_array().unwrap();
+        let named = findings
+            .iter()
+            .filter_map(|finding| finding["places"].as_array());
+        assert!(named.flatten().any(|one| *one == place), "{name}: {scan}");
+        declone(&[
+            "clean",
+            arg(&image),
+            "-o",
+            arg(&out),
+            "--prove",
+            "--json",
+            arg(&report),
+        ])
+        .exits(0);
+        assert_eq!(digest(&image), before, "{name}");
+
+        let new = fs::read(&out).unwrap();
+        same(
+            name,
+            &without_hives(&built, &new),
+            &without_hives(&built, &expected(&built)),
+        );
+        no_identity(name, &new);
+        for hive in HIVES {
+            let old = oracle::hive_lines(&built.read(&built.bytes, hive));
+            let new = oracle::hive_lines(&built.read(&new, hive));
+            let lost = old.iter().filter(|line| !new.contains(line)).count();
+            assert_eq!(lost, 1 + 2 * 4, "{name} {hive}");
+            assert!(new.iter().all(|line| old.contains(line)), "{name} {hive}");
+        }
+        declone(&["scan", arg(&out)]).exits(0);
+        declone(&["verify", arg(&out), "--against", arg(&report)]).exits(0);
+        let ran = declone(&["clean", arg(&out), "-o", arg(&again)]).exits(0);
+        assert!(ran.out.contains("Nothing to do"), "{name}: {}", ran.out);
+        assert_eq!(digest(&out), digest(&again), "{name}");
+
+        fs::copy(&image, &own).unwrap();
+        declone(&[
+            "clean",
+            arg(&own),
+            "--in-place",
+            "--prove",
+            "--undo",
+            arg(&undo),
+        ])
+        .exits(0);
+        assert_eq!(digest(&own), digest(&out), "{name}");
+        declone(&["undo", arg(&undo)]).exits(0);
+        assert_eq!(digest(&own), before, "{name}");
+    }
+}
+
+#[test]
+fn names_of_deleted_sets_go_without_a_search_of_the_whole_image() {
+    let built = windows(4 << 20, 512, 4096).build();
+    let dir = scratch();
+    let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
+    fs::write(&image, &built.bytes).unwrap();
+    declone(&["clean", arg(&image), "-o", arg(&out)]).exits(0);
+    let new = fs::read(&out).unwrap();
+    for path in DELETED {
+        for slot in &built.files[path].slots {
+            assert_eq!(new[*slot], built.bytes[*slot], "{path}");
+            assert_eq!(new[*slot + 1..*slot + 32], [0; 31], "{path}");
+        }
+    }
+    for slot in &built.behind[..3] {
+        assert_eq!(new[*slot..*slot + 32], [0; 32]);
+    }
+    assert_ne!(new[built.behind[3]], 0, "another's name stays");
+}
+
+/// Each of these keeps a volume from being written; a scan finds the same as before.
+#[test]
+fn what_chkdsk_would_repair_is_refused_and_scanned() {
+    type Damage = fn(&BuiltExfat, &mut Vec<u8>);
+    fn slots(b: &BuiltExfat) -> Vec<usize> {
+        b.files[r"\WINDOWS\Smscfg.ini.bak"].slots.clone()
+    }
+    fn again(b: &BuiltExfat, v: &mut [u8]) {
+        let slots = slots(b);
+        let mut set: Vec<u8> = slots
+            .iter()
+            .flat_map(|at| v[*at..at + 32].to_vec())
+            .collect();
+        crate::support::exfat_builder::seal(&mut set);
+        for (at, slot) in slots.iter().zip(set.chunks(32)) {
+            v[*at..at + 32].copy_from_slice(slot);
+        }
+    }
+    let cases: [(&str, Damage, &str); 22] = [
+        ("dirty", |_, v| v[0x6A] = 2, "VolumeDirty"),
+        ("media failure", |_, v| v[0x6A] = 4, "MediaFailure"),
+        ("clear to zero", |_, v| v[0x6A] = 8, "ClearToZero"),
+        ("boot code", |_, v| v[200] ^= 1, "checksum"),
+        ("backup", |_, v| v[12 * 512 + 0x64] ^= 1, "checksum"),
+        ("checksum", |_, v| v[11 * 512 + 300] ^= 1, "checksum"),
+        (
+            "cross-linked chain",
+            |b, v| {
+                let other = b.files[HIVES[0]].clusters[1];
+                let chain = &b.files[TARGETS[2]].clusters;
+                b.set_link(v, chain[chain.len() - 2], other);
+            },
+            "clusters",
+        ),
+        (
+            "cross-linked run",
+            |b, v| {
+                let other = b.files[HIVES[0]].clusters[0];
+                let stream = slots(b)[1];
+                put::u32(v, stream + 20, other);
+                again(b, v);
+            },
+            "in use already",
+        ),
+        (
+            "free and owned",
+            |b, v| b.set_bit(v, b.files[HIVES[1]].clusters[0], false),
+            "found it free",
+        ),
+        (
+            "set checksum",
+            |b, v| v[slots(b)[0] + 9] ^= 1,
+            "entry set: checksum",
+        ),
+        (
+            "name hash",
+            |b, v| {
+                v[slots(b)[1] + 4] ^= 1;
+                again(b, v);
+            },
+            "name hash",
+        ),
+        (
+            "valid",
+            |b, v| {
+                put::u64(v, slots(b)[1] + 8, 901);
+                again(b, v);
+            },
+            "valid bytes",
+        ),
+        (
+            "no cluster",
+            |b, v| {
+                put::u32(v, slots(b)[1] + 20, 0);
+                again(b, v);
+            },
+            "found none",
+        ),
+        (
+            "outside",
+            |b, v| {
+                put::u32(v, slots(b)[1] + 20, b.count as u32 + 2);
+                again(b, v);
+            },
+            "allocation",
+        ),
+        (
+            "loop",
+            |b, v| {
+                let chain = &b.files[TARGETS[2]].clusters;
+                b.set_link(v, *chain.last().unwrap(), chain[0]);
+            },
+            "chain",
+        ),
+        (
+            "link outside",
+            |b, v| {
+                let chain = &b.files[TARGETS[2]].clusters;
+                b.set_link(v, chain[1], 0xFFFF_FFF0);
+            },
+            "a link or an end",
+        ),
+        (
+            "up-case table",
+            |b, v| v[b.at(b.upcase[0]) + 70] ^= 1,
+            "up-case table",
+        ),
+        (
+            "no bitmap",
+            |b, v| {
+                let at = b.at(b.root[0]) + 32;
+                v[at] = 0x01;
+            },
+            "allocation bitmaps",
+        ),
+        (
+            "bitmap's length",
+            |b, v| {
+                let at = b.at(b.root[0]) + 32 + 24;
+                v[at] ^= 1;
+            },
+            "allocation bitmap",
+        ),
+        (
+            "unknown entry",
+            |b, v| {
+                let at = b.at(b.root[0]);
+                v[at] = 0x86;
+            },
+            "primary entry",
+        ),
+        (
+            "name cut off",
+            |b, v| {
+                v[slots(b)[2]] = 0x41;
+            },
+            "secondary entries",
+        ),
+        (
+            "attribute",
+            |b, v| {
+                v[slots(b)[0] + 4] ^= 0x10;
+                again(b, v);
+            },
+            "valid bytes",
+        ),
+    ];
+    for (name, damage, text) in cases {
+        let built = windows(4 << 20, 512, 512).build();
+        let mut bytes = built.bytes.clone();
+        damage(&built, &mut bytes);
+        assert_ne!(bytes, built.bytes, "{name}");
+        let dir = scratch();
+        let image = dir.path().join("in.img");
+        fs::write(&image, &bytes).unwrap();
+        let scan = declone(&["scan", arg(&image), "--json", "-"])
+            .exits(1)
+            .json();
+        let found = scan["images"][0]["findings"].as_array().unwrap().len();
+        assert!(found >= 12, "{name}: {found}");
+        let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
+        let all = format!("{}{}", ran.out, ran.err);
+        assert!(all.contains(text), "{name}: {all}");
+        assert!(fs::read(&image).unwrap() == bytes, "{name}");
+    }
+}
+
+#[test]
+fn texfat_is_scanned_and_not_written() {
+    let mut volume = windows(4 << 20, 512, 4096);
+    let built = volume.texfat().build();
+    let dir = scratch();
+    let image = dir.path().join("in.img");
+    fs::write(&image, &built.bytes).unwrap();
+    declone(&["scan", arg(&image)]).exits(1);
+    let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
+    assert!(ran.out.contains("TexFAT"), "{}", ran.out);
+    assert!(fs::read(&image).unwrap() == built.bytes);
+}
+
+fn open(bytes: Vec<u8>) -> (Exfat, Device) {
+    let device: Device = Arc::new(Overlay::new(Arc::new(Memory::new(bytes))));
+    (Exfat::open(device.clone()).unwrap(), device)
+}
+
+/// What was never written reads as zeros, is nobody's data, and is never made to count.
+#[test]
+fn the_length_of_valid_data_is_kept() {
+    let mut volume = ExfatBuilder::new(2 << 20, 512, 1024);
+    volume.file(r"\half", vec![0xAA; 3000]).valid(1500);
+    let built = volume.build();
+    let (exfat, device) = open(built.bytes.clone());
+    let entry = exfat.lookup(&["half"]).unwrap().unwrap();
+    assert_eq!(read(&exfat, &entry), built.read(&built.bytes, r"\half"));
+    let at = |n: usize| VolumeOffset(built.place(&built.files[r"\half"].clusters, n) as u64);
+    let owners = exfat.owners(&[at(1499), at(1500)], &[]).unwrap();
+    let tails: Vec<bool> = owners
+        .iter()
+        .map(|owner| matches!(owner, Owner::File { tail: true, .. }))
+        .collect();
+    assert_eq!(tails, [false, true]);
+    exfat
+        .overwrite(entry.id, FileOffset(1400), &[[1; 100], [0; 100]].concat())
+        .unwrap();
+    let new = read(&exfat, &entry);
+    assert_eq!(new[1400..1600], [[1; 100], [0; 100]].concat());
+    let error = exfat
+        .overwrite(entry.id, FileOffset(1499), &[1, 1])
+        .unwrap_err();
+    assert!(error.to_string().contains("ever written"), "{error}");
+    assert!(
+        exfat
+            .overwrite(entry.id, FileOffset(2999), &[0, 0])
+            .is_err()
+    );
+    assert_eq!(exfat.erase(entry.id).unwrap(), 3000);
+    let mut rest = vec![1; 3072];
+    device.read_at(at(0).get(), &mut rest).unwrap();
+    assert_eq!(rest, [0; 3072]);
+}
+
+fn read(exfat: &Exfat, entry: &FileEntry) -> Vec<u8> {
+    let mut bytes = vec![0; entry.len as usize];
+    exfat.read_at(entry.id, FileOffset(0), &mut bytes).unwrap();
+    bytes
+}
+
+fn all_files(exfat: &Exfat) -> Vec<FileEntry> {
+    let mut files = Vec::new();
+    let mut directories = vec![FileId(0)];
+    while let Some(directory) = directories.pop() {
+        for entry in exfat.list(directory).unwrap() {
+            match entry.is_directory {
+                true => directories.push(entry.id),
+                false => files.push(entry),
+            }
+        }
+    }
+    files
+}
+
+/// A byte of a boot region, the FAT, the bitmap, the table or the directories flipped in three ways:
+/// the volume does not open, is refused, or the files go and everything else stays.
+#[test]
+fn every_byte_of_metadata_flipped_three_ways() {
+    let mut volume = ExfatBuilder::new(200 << 10, 512, 512);
+    volume
+        .file(r"\WINDOWS\system32\config\SOFTWARE", vec![3; 2000])
+        .fragmented();
+    volume
+        .file(r"\WINDOWS\Smscfg.ini", machine::ini())
+        .fragmented();
+    volume.file(r"\WINDOWS\a long name of a file.txt", vec![4; 700]);
+    volume.file(r"\Smsuid.dat", vec![5; 3000]).valid(1000);
+    volume.file(r"\v", vec![5; 30]).vendor(b"vendor");
+    volume.file(r"\TEMP\SMSUID.DAT", "x").deleted();
+    volume.behind("Sms1x.ini");
+    let built = volume.build();
+    let mut ends = [0_u32; 3];
+    for at in metadata(&built) {
+        for change in [0_u8, 0xFF, built.bytes[at] ^ 1 << (at % 8)] {
+            if change == built.bytes[at] {
+                continue;
+            }
+            let mut bytes = built.bytes.clone();
+            bytes[at] = change;
+            // With a right checksum, too: what the fields say has to be judged by itself.
+            if at < 24 * 512 && !matches!(at, 106 | 107 | 112) && at % 3 != 0 {
+                reseal(&mut bytes, 512);
+            }
+            ends[flipped(bytes, at)] += 1;
+        }
+    }
+    assert!(ends.iter().all(|count| *count > 40), "{ends:?}");
+    println!("{ends:?}");
+}
+
+/// Positions of metadata that says something.
+fn metadata(built: &BuiltExfat) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..0x78).chain(508..516).collect();
+    places.extend((11 * 512..11 * 512 + 16).chain(12 * 512..12 * 512 + 0x78));
+    places.extend(built.fat_at..built.fat_at + 320);
+    let bitmap = built.at(built.bitmap[0]);
+    places.extend(bitmap..bitmap + built.count.div_ceil(8) + 2);
+    let table = built.at(built.upcase[0]);
+    places.extend((table..table + 400).step_by(7));
+    for cluster in &built.root {
+        let at = built.at(*cluster);
+        places.extend(at..at + built.cluster);
+    }
+    for placed in built.files.values() {
+        places.extend(placed.slots.iter().flat_map(|slot| *slot..slot + 32));
+    }
+    places
+}
+
+/// How it ended: 0 did not open, 1 refused, 2 cleaned.
+fn flipped(bytes: Vec<u8>, at: usize) -> usize {
+    let under: Device = Arc::new(Memory::new(bytes));
+    let device: Device = Arc::new(Overlay::new(under.clone()));
+    let Ok(exfat) = Exfat::open(device.clone()) else {
+        return 0;
+    };
+    let patterns = ["Smscfg.ini", "Smsuid.dat", "SOFTWARE"].map(NamePattern::exact);
+    let Ok(census) = exfat.census(&patterns, &mut |_| {}) else {
+        return 0;
+    };
+    for entry in &census.found {
+        let mut buffer = vec![0; entry.len.min(10_000) as usize];
+        let _ = exfat.read_at(entry.id, FileOffset(0), &mut buffer);
+        let _ = exfat.extents(entry.id);
+        let _ = exfat.list(entry.id);
+    }
+    let all: Vec<VolumeOffset> = (0..under.len()).step_by(97).map(VolumeOffset).collect();
+    exfat.owners(&all, &[]).unwrap();
+    if !exfat.obstacles().unwrap().is_empty() {
+        return 1;
+    }
+    let targets: Vec<_> = census
+        .found
+        .iter()
+        .filter(|entry| !entry.is_directory && !entry.names.iter().any(|n| n.eq_ascii("SOFTWARE")))
+        .collect();
+    let mut want: Listing = census.listing;
+    for entry in &targets {
+        want.subtract(&entry.listing);
+    }
+    let before = Exfat::open(under.clone()).unwrap();
+    let kept: Vec<(FileEntry, Vec<u8>)> = all_files(&exfat)
+        .into_iter()
+        .filter(|entry| !targets.iter().any(|target| target.id == entry.id))
+        .map(|entry| (entry.clone(), read(&exfat, &entry)))
+        .collect();
+    let ids: Vec<_> = targets.iter().map(|entry| entry.id).collect();
+    exfat
+        .remove(&ids)
+        .unwrap_or_else(|e| panic!("{at:#x}: {e}"));
+    let after = Exfat::open(device.clone()).unwrap();
+    assert_eq!(
+        after.census(&patterns, &mut |_| {}).unwrap().listing,
+        want,
+        "{at:#x}"
+    );
+    for (entry, bytes) in kept {
+        assert_eq!(read(&after, &entry), bytes, "{at:#x}: {}", entry.path());
+    }
+    let touched = [0..under.len()];
+    let old = before.check_touched(&touched).unwrap();
+    let new = after.check_touched(&touched).unwrap();
+    let more: Vec<_> = new.iter().filter(|line| !old.contains(line)).collect();
+    assert!(more.is_empty(), "{at:#x}: {more:?}");
+    2
+}
+
+#[test]
+fn the_sample_made_by_others_is_read() {
+    let Some(samples) = crate::run::samples("the_sample_made_by_others_is_read") else {
+        return;
+    };
+    let packed = samples.join("ntfs/exfat.img.xz");
+    let bytes = crate::fat::output("xz", &["-dc", arg(&packed)]).stdout;
+    let (exfat, _) = open(bytes.clone());
+    let obstacles = exfat.obstacles().unwrap();
+    assert!(obstacles.is_empty(), "{obstacles:?}");
+    let lines = exfat.check_touched(&[0..bytes.len() as u64]).unwrap();
+    assert!(
+        lines.iter().all(|line| line.contains("zeros expected")),
+        "{lines:?}"
+    );
+    let dir = scratch();
+    let image = dir.path().join("exfat.img");
+    fs::write(&image, &bytes).unwrap();
+    declone(&["scan", arg(&image)]).exits(0);
+    let files = all_files(&exfat);
+    assert_eq!(files.len(), 6);
+    if !wanted() {
+        return;
+    }
+    for entry in files {
+        let path = entry.path().trim_start_matches('\\').replace('\\', "/");
+        assert!(
+            cat(&image, &path) == read(&exfat, &entry),
+            "{path}: the Sleuth Kit reads something else"
+        );
+    }
+}
+
+/// A file's bytes as the Sleuth Kit reads them.
+fn cat(image: &Path, path: &str) -> Vec<u8> {
+    let listed = succeeds("fls", &["-r", "-p", arg(image)]);
+    let line = listed
+        .lines()
+        .find(|line| line.ends_with(&format!("\t{path}")))
+        .unwrap_or_else(|| panic!("{path}: {listed}"));
+    let number = line.split([' ', ':']).nth(1).unwrap().trim_end_matches(':');
+    crate::fat::output("icat", &[arg(image), number]).stdout
+}
+
+#[track_caller]
+fn fsck(image: &Path) {
+    let text = succeeds("/usr/sbin/fsck.exfat", &["-n", arg(image)]);
+    assert!(text.contains(": clean."), "{text}");
+    assert!(!text.contains("ERROR"), "{text}");
+}
+
+/// The volumes of the own builder are volumes to others, too.
+#[test]
+fn built_volumes_pass_fsck_before_and_after() {
+    if !wanted() {
+        eprintln!("built_volumes_pass_fsck_before_and_after: NOT RUN, DECLONE_WITNESS");
+        return;
+    }
+    for (name, volume) in shapes() {
+        let dir = scratch();
+        let (image, out) = (dir.path().join(name), dir.path().join("out"));
+        let built = volume.build();
+        fs::write(&image, &built.bytes).unwrap();
+        fsck(&image);
+        declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        fsck(&out);
+        let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
+        for target in ["smscfg.ini\n", "smsuid", "sms1x.ini"] {
+            assert!(!listed.contains(target), "{name}: {listed}");
+        }
+        for path in [r"\TEMP\last.tmp", r"\WINDOWS\slack.txt"] {
+            let slashes = path.trim_start_matches('\\').replace('\\', "/");
+            assert!(
+                cat(&out, &slashes) == built.read(&built.bytes, path),
+                "{name}: {path}"
+            );
+        }
+    }
+}
+
+/// A loop device and a mount that go with the test.
+struct Mounted {
+    device: String,
+    at: std::path::PathBuf,
+}
+
+impl Mounted {
+    fn new(image: &Path, at: &Path) -> Self {
+        let device = succeeds("losetup", &["-f", "--show", arg(image)]);
+        let device = device.trim().to_owned();
+        fs::create_dir_all(at).unwrap();
+        let mounted = Self {
+            device,
+            at: at.to_owned(),
+        };
+        succeeds("mount.exfat-fuse", &[&mounted.device, arg(at)]);
+        mounted
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.at).status();
+        let _ = Command::new("losetup").args(["-d", &self.device]).status();
+    }
+}
+
+/// Volumes that `mkfs.exfat` and exfat-fuse made; `fsck.exfat`, exfat-fuse and the Sleuth Kit judge.
+#[test]
+fn volumes_of_mkfs_and_fuse_pass_their_own_checks() {
+    if !wanted() {
+        eprintln!("volumes_of_mkfs_and_fuse_pass_their_own_checks: NOT RUN, DECLONE_WITNESS");
+        return;
+    }
+    let shapes: [(&str, &[&str], u64); 5] = [
+        ("512", &["-c", "512"], 8 << 20),
+        ("4k", &["-c", "4K"], 16 << 20),
+        ("128k", &["-c", "128K"], 64 << 20),
+        ("pack", &["-c", "8K", "--pack-bitmap"], 16 << 20),
+        ("32m", &["-c", "32M"], 1 << 30),
+    ];
+    for (name, options, len) in shapes {
+        let dir = scratch();
+        let path = |end: &str| dir.path().join(format!("{name}.{end}"));
+        let (image, out, own, mount) = (path("img"), path("out"), path("own"), path("mount"));
+        fs::File::create(&image).unwrap().set_len(len).unwrap();
+        let mut args = options.to_vec();
+        args.push(arg(&image));
+        succeeds("/usr/sbin/mkfs.exfat", &args);
+        let few = name == "32m";
+        {
+            let mounted = Mounted::new(&image, &mount);
+            let put = |file: &str, bytes: &[u8]| {
+                let place = mounted.at.join(file);
+                fs::create_dir_all(place.parent().unwrap()).unwrap();
+                fs::write(place, bytes).unwrap();
+            };
+            put(
+                "WINDOWS/system32/config/software",
+                &machine::hive(3).build(),
+            );
+            put("WINDOWS/Smscfg.ini", machine::ini().as_bytes());
+            for i in 0..if few { 4 } else { 40_usize } {
+                let name =
+                    format!("WINDOWS/system32/library \u{1F600} {i:02} with a long name.dll");
+                put(&name, &vec![i as u8 + 1; 100 + i * 333]);
+            }
+            // Holes in the free space, so that what follows is in pieces.
+            for i in (0..if few { 4 } else { 40_usize }).step_by(2) {
+                let name =
+                    format!("WINDOWS/system32/library \u{1F600} {i:02} with a long name.dll");
+                fs::remove_file(mounted.at.join(name)).unwrap();
+            }
+            put("WINDOWS/system32/SMSUID.DAT", &[0x5A; 70_000]);
+            put("Documents and Settings/All Users/sms1x.ini", &[0x41; 300]);
+            put(&format!("long/{}", "n".repeat(255)), b"");
+            put("big.bin", &[0x77; 200_000]);
+            // A target that was deleted before the capture.
+            put("WINDOWS/Smsuid.dat", machine::ini().as_bytes());
+            fs::remove_file(mounted.at.join("WINDOWS/Smsuid.dat")).unwrap();
+        }
+        fsck(&image);
+        let mut old = {
+            let mounted = Mounted::new(&image, &mount);
+            tree(&mounted.at)
+        };
+        let before = fs::read(&image).unwrap();
+        declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        assert!(fs::read(&image).unwrap() == before, "{name}");
+        fsck(&out);
+        fs::copy(&out, &own).unwrap();
+        let new = {
+            let mounted = Mounted::new(&own, &mount);
+            tree(&mounted.at)
+        };
+        for gone in [
+            "WINDOWS/Smscfg.ini",
+            "WINDOWS/system32/SMSUID.DAT",
+            "Documents and Settings/All Users/sms1x.ini",
+        ] {
+            assert!(old.remove(gone).is_some(), "{name}: {gone}");
+        }
+        let hive = "WINDOWS/system32/config/software";
+        assert!(
+            old.remove(hive).is_some_and(|bytes| bytes != new[hive]),
+            "{name}"
+        );
+        assert_eq!(new.len(), old.len() + 1, "{name}");
+        assert!(
+            old.iter().all(|(file, bytes)| new[file] == *bytes),
+            "{name}"
+        );
+        let bytes = fs::read(&out).unwrap();
+        no_identity(name, &bytes);
+        assert!(oracle::find_all(&bytes, &wide("Smsuid.dat")).is_empty());
+        let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
+        for target in ["smscfg", "smsuid", "sms1x"] {
+            assert!(!listed.contains(target), "{name}: {listed}");
+        }
+        fs::copy(&image, &own).unwrap();
+        declone(&["clean", arg(&own), "--in-place", "--prove"]).exits(0);
+        assert_eq!(digest(&own), digest(&out), "{name}");
+        let ran = declone(&["clean", arg(&own), "--in-place"]).exits(0);
+        assert!(ran.out.contains("Nothing to do"), "{name}: {}", ran.out);
+    }
+}
+
+/// Stopped after every page and inside it, the change is finished by `recover`; killed at any moment,
+/// the real binary leaves the old image, the new one, or a journal that makes it new.
+#[test]
+fn an_interrupted_clean_of_fat_and_exfat_is_finished() {
+    for name in ["tiny-fat.img", "tiny-exfat.img"] {
+        let case = crate::in_place::Case::of(|image| fixtures::unpack_to(name, image).unwrap());
+        let pages = case.change.pages().len();
+        for done in 0..pages {
+            case.interrupt(done, done % 8);
+            if done % 4 == 0 {
+                declone(&["scan", arg(&case.image)]).exits(6);
+            }
+            declone(&["recover", arg(&case.image)]).exits(0);
+            assert!(case.now() == case.new, "{name}: {done} of {pages} pages");
+            assert!(!case.journal().exists(), "{name}");
+        }
+        declone(&["scan", arg(&case.image)]).exits(0);
+
+        let clean = ["clean", "--in-place", arg(&case.image)];
+        fs::write(&case.image, &case.old).unwrap();
+        let took = declone(&clean).exits(0).took;
+        let mut ends = [0; 3];
+        for step in 0..24 {
+            fs::write(&case.image, &case.old).unwrap();
+            let mut child = Command::new(env!("CARGO_BIN_EXE_declone"))
+                .args(clean)
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(took * step / 24);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let journal = case.journal().exists();
+            let torn = case.now();
+            declone(&["recover", arg(&case.image)]).exits(0);
+            let now = case.now();
+            assert!(!case.journal().exists(), "{name}");
+            if journal {
+                assert!(now == case.new, "{name}: step {step}");
+                ends[1] += 1;
+            } else {
+                assert!(now == torn, "{name}: step {step}");
+                let is_new = now == case.new;
+                assert!(is_new || now == case.old, "{name}: step {step}");
+                ends[if is_new { 2 } else { 0 }] += 1;
+            }
+            declone(&clean).exits(0);
+            assert!(case.now() == case.new, "{name}: step {step}");
+        }
+        println!("{name}: {pages} pages; killed 24 times: {ends:?} old, journal, new");
+    }
+}
+
+/// NTFS, FAT and exFAT on one disk, with MBR and GPT, raw, in a VHD and in a QCOW2: one run, one plan,
+/// one journal, one undo.
+#[test]
+fn three_file_systems_on_one_disk_are_cleaned_in_one_run() {
+    let fat = fixtures::load("tiny-fat.img").unwrap();
+    let exfat = fixtures::load("tiny-exfat.img").unwrap();
+    let alone = |bytes: &[u8]| {
+        let dir = scratch();
+        let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
+        fs::write(&image, bytes).unwrap();
+        declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+        fs::read(&out).unwrap()
+    };
+    let (want_fat, want_exfat) = (alone(&fat), alone(&exfat));
+    let fill = |disk: DiskBuilder| {
+        disk.raw(2048, 4096, 0x06, &fat)
+            .raw(6144, 4096, 0x07, &exfat)
+            .partition(10240, machine::volume(24 << 20, Geometry::default(), 5))
+    };
+    let disks = [
+        ("mbr", fill(DiskBuilder::mbr(32 << 20))),
+        ("gpt", fill(DiskBuilder::gpt(32 << 20, 512))),
+    ];
+    for (name, disk) in disks {
+        let raw = disk.to_vec().0;
+        type Unpack = fn(&[u8]) -> Vec<u8>;
+        let forms: [(&str, Vec<u8>, Option<Unpack>); 3] = [
+            ("img", raw.clone(), Some(<[u8]>::to_vec)),
+            ("vhd", vhd_builder::fixed(&raw), Some(vhd_builder::guest)),
+            (
+                "qcow2",
+                qcow2_builder::image(&raw, qcow2_builder::Shape::default()),
+                None,
+            ),
+        ];
+        for (form, file, unpack) in forms {
+            let dir = scratch();
+            let path = |end: &str| dir.path().join(format!("{end}.{form}"));
+            let (image, out, undo) = (path("in"), path("out"), path("undo"));
+            fs::write(&image, &file).unwrap();
+            let args = [
+                "clean",
+                arg(&image),
+                "-o",
+                arg(&out),
+                "--prove",
+                "--json",
+                "-",
+            ];
+            let json = declone(&args).exits(0).json();
+            let not_scanned = json["images"][0]["not_scanned"].to_string();
+            assert!(!not_scanned.contains("partition"), "{not_scanned}");
+            let found = json["images"][0]["findings"].as_array().unwrap().iter();
+            let partitions: BTreeSet<u64> =
+                found.filter_map(|one| one["partition"].as_u64()).collect();
+            assert_eq!(partitions, [1, 2, 3].into(), "{name} {form}");
+            if let Some(unpack) = unpack {
+                let bytes = unpack(&fs::read(&out).unwrap());
+                assert!(
+                    bytes[2048 * 512..][..fat.len()] == want_fat,
+                    "{name} {form}"
+                );
+                assert!(
+                    bytes[6144 * 512..][..exfat.len()] == want_exfat,
+                    "{name} {form}"
+                );
+                for form in oracle::guid_forms(GUID) {
+                    assert_eq!(oracle::find_all(&bytes, &form), [0_usize; 0]);
+                }
+            }
+            declone(&["scan", arg(&out)]).exits(0);
+            let args = [
+                "clean",
+                arg(&image),
+                "--in-place",
+                "--prove",
+                "--undo",
+                arg(&undo),
+            ];
+            declone(&args).exits(0);
+            assert_eq!(digest(&image), digest(&out), "{name} {form}");
+            let ran = declone(&["clean", arg(&image), "--in-place"]).exits(0);
+            assert!(ran.out.contains("Nothing to do"), "{}", ran.out);
+            declone(&["undo", arg(&undo)]).exits(0);
+            assert!(fs::read(&image).unwrap() == file, "{name} {form}");
+        }
+    }
+}
