@@ -304,15 +304,17 @@ fn decode_solids(name: &str, image: &Path, out: &Path, images: usize) {
         table.extend(sha(&[&stale[..], &[r as u8]].concat()));
         file.extend(stale);
     }
+    // As many images as the XML data has.
     let metadata = wim::metadata(&root, &[]);
-    table.extend(wim::resource(metadata.len(), 2, file.len(), metadata.len()));
-    table.extend([1, 0, 1, 0, 0, 0]);
-    table.extend(sha(&metadata));
-    file.extend(&metadata);
+    for _ in 0..images {
+        table.extend(wim::resource(metadata.len(), 2, file.len(), metadata.len()));
+        table.extend([1, 0, 1, 0, 0, 0]);
+        table.extend(sha(&metadata));
+        file.extend(&metadata);
+    }
     let place = wim::resource(table.len(), 0, file.len(), table.len());
     file[0x30..0x48].copy_from_slice(&place);
     file.extend(&table);
-    file[0x2C..0x30].copy_from_slice(&1_u32.to_le_bytes());
     file[0x60..0x94].fill(0);
     let all = dir.path().join("all.wim");
     fs::write(&all, &file).unwrap();
@@ -554,7 +556,7 @@ fn what_windows_keeps_in_a_volume_stays_in_its_capture() {
         let gone = |path: &str| is_target(path) || path == "/old/sms1x.ini";
         let mut want = listing(&image, "1");
         let text = format!("{want:?}");
-        for word in ["zone", "Security ID", "Short Name", "Reparse"] {
+        for word in ["zone", "Security Descriptor", "Short Name", "Reparse"] {
             assert!(text.contains(word), "{word}: {text}");
         }
         declone(&["clean", arg(&image), "-o", arg(&out), "--force"]).exits(0);

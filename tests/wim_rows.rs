@@ -35,7 +35,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use declone::{
     apply::{
-        change::Change,
+        change::{Change, FileLen},
         journal::{self, Bond, Role},
     },
     device::{Page, Patch},
@@ -130,7 +130,7 @@ fn solid_resources_that_lie() {
     let hive = table.at + 50;
     let size = wim::place(&file, hive).size as u64;
     let crossing = with(hive + 8, &(len - 10).to_le_bytes());
-    refused("across the end", &crossing, 4, 4, &["place of its own"]);
+    refused("across the end", &crossing, 4, 4, &["place of their own"]);
     let last = (0..table.size / 50)
         .map(|i| table.at + 50 * i)
         .rfind(|at| wim::place(&file, *at).flags == 0x10)
@@ -140,7 +140,7 @@ fn solid_resources_that_lie() {
     let nowhere = with(last + 8, &(len + 1).to_le_bytes());
     refused("a file of no resource", &nowhere, 1, 4, &["of none"]);
     let twice = with(hive, &(size + 1 | 0x10 << 56).to_le_bytes());
-    refused("overlap", &twice, 4, 4, &["place of its own"]);
+    refused("overlap", &twice, 4, 4, &["place of their own"]);
     // A byte of the hive, and one of its neighbour.
     let data = head + 16 + 4 * (len as usize).div_ceil(1 << 15);
     let torn = with(data + size as usize - 3, &[0x77]);
@@ -343,10 +343,14 @@ fn a_power_cut_at_any_page_leaves_the_old_archive_or_the_new_one() {
                 page: Page::Data(new.into()),
             })
             .collect();
-        let change = Change::prepare(&patches, old.len() as u64, &mut |at, out| {
-            out.copy_from_slice(&old[at as usize..][..out.len()]);
-            Ok(())
-        })
+        let change = Change::prepare(
+            &patches,
+            &[FileLen::fixed(old.len() as u64)],
+            &mut |at, out| {
+                out.copy_from_slice(&old[at as usize..][..out.len()]);
+                Ok(())
+            },
+        )
         .unwrap();
         let dir = scratch();
         let image = dir.path().join("a.wim");

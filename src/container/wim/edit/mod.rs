@@ -534,6 +534,8 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
     let mut table: Vec<Entry> = Vec::new();
     // What solid resources hold afterwards.
     let mut inside: Vec<Inside> = Vec::new();
+    // A resource of its own between solid entries would cut their run in two.
+    let mut behind: Vec<Entry> = Vec::new();
     for (of, blob) in file.blobs.iter().enumerate() {
         let mut add = |blob: Blob, new: Option<Packed>| table.push(Entry { of, blob, new });
         if blob.is_metadata() {
@@ -572,8 +574,8 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
         // New contents stand where the old ones stood.
         for one in fresh.remove(&of).into_iter().flatten() {
             let refs = refs_of(&one.hash);
-            let packed = match (one.kind, room.take()) {
-                (Kind::Packed(packed), _) => packed,
+            let (packed, solid) = match (one.kind, room.take()) {
+                (Kind::Packed(packed), _) => (packed, false),
                 (Kind::Solid(change), Some(place)) => {
                     let entry = Blob {
                         refs,
@@ -584,7 +586,7 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
                     inside.push(Inside::new(place, blob.len(), Some(change)));
                     continue;
                 }
-                (Kind::Solid(change), None) => changed(file, of, &change)?,
+                (Kind::Solid(change), None) => (changed(file, of, &change)?, true),
             };
             let entry = Blob {
                 resource: packed.resource,
@@ -592,9 +594,17 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
                 refs,
                 hash: packed.hash,
             };
-            add(entry, Some(packed));
+            match solid {
+                true => behind.push(Entry {
+                    of,
+                    blob: entry,
+                    new: Some(packed),
+                }),
+                false => add(entry, Some(packed)),
+            }
         }
     }
+    table.append(&mut behind);
     let recoded = solid::recode(file, &inside)?;
     solid::renumber(file, &mut table)?;
     layout::write(wim, table, &recoded, xml)?;
