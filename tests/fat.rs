@@ -635,6 +635,51 @@ fn the_sample_made_by_others_is_read() {
     }
 }
 
+/// The same volume with an identity put on it by mtools.
+#[test]
+fn the_sample_made_by_others_is_cleaned() {
+    let Some(samples) = crate::run::samples("the_sample_made_by_others_is_cleaned") else {
+        return;
+    };
+    if !wanted() {
+        eprintln!("the_sample_made_by_others_is_cleaned: NOT RUN, DECLONE_WITNESS");
+        return;
+    }
+    let packed = samples.join("ntfs/fat.img.xz");
+    let dir = scratch();
+    let path = |end: &str| dir.path().join(end);
+    let (image, out, ini, was, is) = (
+        path("in.img"),
+        path("out.img"),
+        path("Smscfg.ini"),
+        path("was"),
+        path("is"),
+    );
+    fs::write(&image, output("xz", &["-dc", arg(&packed)]).stdout).unwrap();
+    fs::write(&ini, machine::ini()).unwrap();
+    let before = {
+        fs::create_dir(&was).unwrap();
+        mtools(&image, "mcopy", &["-s", "::*", arg(&was)]);
+        tree(&was)
+    };
+    for to in ["::subdir/Smscfg.ini", "::SMSUID.DAT", "::sms1x.ini"] {
+        mtools(&image, "mcopy", &[arg(&ini), to]);
+    }
+    mtools(&image, "mdel", &["::sms1x.ini"]);
+    fsck(&image);
+    declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+    fsck(&out);
+    fs::create_dir(&is).unwrap();
+    mtools(&out, "mcopy", &["-s", "::*", arg(&is)]);
+    assert_eq!(tree(&is), before);
+    no_identity("sample", &fs::read(&out).unwrap());
+    let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
+    assert!(
+        !listed.contains("sms") && !listed.contains("ms1x"),
+        "{listed}"
+    );
+}
+
 pub(crate) fn wanted() -> bool {
     std::env::var_os("DECLONE_WITNESS").is_some_and(|value| value == "1")
 }

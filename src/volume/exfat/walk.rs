@@ -624,6 +624,9 @@ impl<'a> Reader<'a> {
             self.drop_deleted();
             self.ended = true;
         }
+        if self.ended && !self.dead && kind & slot::IN_USE != 0 {
+            self.wrong(number, &format!("found {kind:#04x} behind the end"));
+        }
         if self.ended || self.dead {
             match all_zero(raw) {
                 true => self.drop_deleted(),
