@@ -49,4 +49,5 @@ mod support;
 mod wim;
 mod wim_hostile;
 mod wim_judges;
+mod wim_rows;
 mod witness;
