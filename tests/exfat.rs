@@ -396,7 +396,7 @@ fn what_chkdsk_would_repair_is_refused_and_scanned() {
                 v[slots(b)[0] + 4] ^= 0x10;
                 again(b, v);
             },
-            "valid bytes",
+            "whole clusters",
         ),
     ];
     for (name, damage, text) in cases {
@@ -696,36 +696,36 @@ fn cat(image: &Path, path: &str) -> Vec<u8> {
 fn fsck(image: &Path) {
     let text = succeeds("/usr/sbin/fsck.exfat", &["-n", arg(image)]);
     assert!(text.contains(": clean."), "{text}");
-    assert!(!text.contains("ERROR"), "{text}");
+    // Entries that may be ignored and that fsck.exfat does not know: the GUID of the volume.
+    let known = |line: &&str| !line.contains("unknown entry type 0xa0");
+    let wrong: Vec<&str> = text
+        .lines()
+        .filter(known)
+        .filter(|line| line.contains("ERROR"))
+        .collect();
+    assert!(wrong.is_empty(), "{text}");
 }
 
-/// The volumes of the own builder are volumes to others, too.
+/// A volume of the own builder is one to others, too.
 #[test]
-fn built_volumes_pass_fsck_before_and_after() {
+fn a_built_volume_passes_fsck_before_and_after() {
     if !wanted() {
-        eprintln!("built_volumes_pass_fsck_before_and_after: NOT RUN, DECLONE_WITNESS");
+        eprintln!("a_built_volume_passes_fsck_before_and_after: NOT RUN, DECLONE_WITNESS");
         return;
     }
-    for (name, volume) in shapes() {
-        let dir = scratch();
-        let (image, out) = (dir.path().join(name), dir.path().join("out"));
-        let built = volume.build();
-        fs::write(&image, &built.bytes).unwrap();
-        fsck(&image);
-        declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
-        fsck(&out);
-        let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
-        for target in ["smscfg.ini\n", "smsuid", "sms1x.ini"] {
-            assert!(!listed.contains(target), "{name}: {listed}");
-        }
-        for path in [r"\TEMP\last.tmp", r"\WINDOWS\slack.txt"] {
-            let slashes = path.trim_start_matches('\\').replace('\\', "/");
-            assert!(
-                cat(&out, &slashes) == built.read(&built.bytes, path),
-                "{name}: {path}"
-            );
-        }
+    let dir = scratch();
+    let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
+    fixtures::unpack_to("tiny-exfat.img", &image).unwrap();
+    fsck(&image);
+    declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+    fsck(&out);
+    let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
+    for target in ["smscfg.ini\n", "smsuid", "sms1x"] {
+        assert!(!listed.contains(target), "{listed}");
     }
+    let decoy = "WINDOWS/Smscfg.ini.bak";
+    assert_eq!(cat(&out, decoy), b"a decoy");
+    assert_eq!(cat(&image, decoy), b"a decoy");
 }
 
 /// A loop device and a mount that go with the test.

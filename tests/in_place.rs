@@ -56,7 +56,7 @@ impl Case {
             },
         )
         .unwrap();
-        assert!(change.pages().len() > 20, "a change worth interrupting");
+        assert!(change.pages().len() > 10, "a change worth interrupting");
         Self {
             dir,
             image,

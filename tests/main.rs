@@ -50,4 +50,5 @@ mod support;
 mod wim;
 mod wim_hostile;
 mod wim_judges;
+mod wim_rows;
 mod witness;

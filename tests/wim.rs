@@ -18,7 +18,7 @@ use crate::{
 /// A decoy for each target, and other files.
 const DECOYS: [&str; 3] = ["Smscfg.ini.bak", "Xsmscfg.ini", "Smsuid.dat.txt"];
 
-fn uid() -> Vec<u8> {
+pub fn uid() -> Vec<u8> {
     (0..40_000_u32).map(|i| (i * 7 + i / 251) as u8).collect()
 }
 
@@ -66,7 +66,7 @@ pub fn tree() -> Node {
     root
 }
 
-fn said(ran: &Ran) -> String {
+pub fn said(ran: &Ran) -> String {
     format!("{}{}", ran.out, ran.err)
 }
 
@@ -80,7 +80,7 @@ fn subjects(json: &Value) -> BTreeSet<String> {
 /// Cleans to a copy and in place, undoes, cleans again. What is right for every archive is checked
 /// here; the cleaned archive is returned.
 #[track_caller]
-fn clean(file: &[u8], more: &[&str]) -> Vec<u8> {
+pub fn clean(file: &[u8], more: &[&str]) -> Vec<u8> {
     let dir = scratch();
     let path = |name: &str| dir.path().join(name);
     let (image, out, undo) = (path("a.wim"), path("b.wim"), path("undo"));
@@ -110,7 +110,7 @@ fn clean(file: &[u8], more: &[&str]) -> Vec<u8> {
 }
 
 /// Whether a path is one of the targets.
-fn is_target(path: &str) -> bool {
+pub fn is_target(path: &str) -> bool {
     TARGETS
         .iter()
         .any(|target| target.eq_ignore_ascii_case(path))
@@ -119,7 +119,7 @@ fn is_target(path: &str) -> bool {
 /// Holds a cleaned archive against what it was: `gone` are removed, `hives` changed; everything else
 /// is the same.
 #[track_caller]
-fn check(
+pub fn check(
     before: &[u8],
     after: &[u8],
     gone: &dyn Fn(&str) -> bool,
@@ -198,7 +198,7 @@ fn check(
     (old, new)
 }
 
-fn utf16(text: &str) -> Vec<u8> {
+pub fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
@@ -486,7 +486,7 @@ fn contents_that_are_counted_wrongly_are_not_lost() {
 
 /// Both ways of writing are refused with this, and a scan goes as it goes.
 #[track_caller]
-fn refused(name: &str, file: &[u8], scan: i32, code: i32, words: &[&str]) {
+pub fn refused(name: &str, file: &[u8], scan: i32, code: i32, words: &[&str]) {
     let dir = scratch();
     let (image, out) = (dir.path().join("a.wim"), dir.path().join("b.wim"));
     fs::write(&image, file).unwrap();
@@ -541,12 +541,19 @@ fn what_must_not_be_written_is_refused_and_why() {
         3,
         &words,
     );
-    for (part, parts) in [(1, 2), (2, 2), (2, 1), (1, 0), (0, 1)] {
+    for (part, parts, code) in [
+        (1, 2, 3),
+        (2, 2, 3),
+        (2, 1, 4),
+        (1, 0, 4),
+        (0, 1, 4),
+        (0, 3, 4),
+    ] {
         let mut archive = archive.clone();
         archive.part = Some((part, parts));
-        refused("part", &archive.build(), 3, 3, &["part", advice]);
+        refused("part", &archive.build(), code, code, &["part", advice]);
     }
-    refused("spanned", &flagged(wim::SPANNED), 3, 3, &["part", advice]);
+    refused("spanned", &flagged(wim::SPANNED), 1, 3, &["split", advice]);
     let mut encrypted = archive.clone();
     encrypted.xml = "<ESD><ENCRYPTED>key</ENCRYPTED></ESD>".to_owned();
     refused(

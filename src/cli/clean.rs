@@ -98,7 +98,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         report.image = Some(shown);
     }
     host.check_reads()?;
-    refuse(&image, &mut plan, &options, args.accept_dirty, report)?;
+    refuse(&image, &mut plan, &options, args, report)?;
     if args.in_place && plan.has_edits() {
         refuse_parent(&image, &options)?;
     }
@@ -119,6 +119,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
             options: &options,
             bar: &bar,
             report,
+            waived: args.waived(),
         };
         let verified = clean.stage_and_verify(&overlay, args.prove, &mut done);
         // A read that failed explains whatever else went wrong.
@@ -519,10 +520,24 @@ pub(super) fn refuse(
     image: &Image,
     plan: &mut Plan,
     options: &Options,
-    accept_dirty: bool,
+    args: &CleanArgs,
     report: &mut ImageReport,
 ) -> Result<()> {
-    let mut reasons = plan::refusals(image, plan, accept_dirty);
+    let waived = args.waived();
+    let ids: Vec<&str> = waived.iter().map(|(id, _)| *id).collect();
+    let mut reasons = plan::refusals(image, plan, args.accept_dirty, &ids);
+    let obstacles = plan.volumes.iter().flat_map(|part| &part.obstacles);
+    let mut said = HashSet::new();
+    for obstacle in obstacles {
+        if let Some((_, option)) = waived.iter().find(|(id, _)| *id == obstacle.id)
+            && said.insert(*option)
+        {
+            report.remarks.push(format!(
+                "{option}: not heeded, and left as it is: {}",
+                obstacle.what
+            ));
+        }
+    }
     for error in plan.volumes.iter().flat_map(|part| &part.dirty) {
         report.remarks.push(format!(
             "--accept-dirty: THIS HIVE IS TAKEN AS IT IS ON DISK, and what only its logs hold is \
@@ -588,6 +603,7 @@ struct Clean<'a> {
     options: &'a Options,
     bar: &'a super::progress::Bar,
     report: &'a mut ImageReport,
+    waived: Vec<(&'static str, &'static str)>,
 }
 
 impl Clean<'_> {
@@ -603,8 +619,18 @@ impl Clean<'_> {
             .settle()?;
         let target = image::open(overlay.clone(), self.options)?;
         let staged = stage::stage(&target, self.plan)?;
+        let mut scrubbed = false;
         if let Some(writer) = &target.writer {
-            self.report.remarks.extend(writer.write()?);
+            let mut obstacles = self.plan.volumes.iter().flat_map(|part| &part.obstacles);
+            let minded =
+                obstacles.find(|obstacle| !self.waived.iter().any(|(id, _)| *id == obstacle.id));
+            let written = writer.write(prove && minded.is_none())?;
+            self.report.remarks.extend(written.remarks);
+            scrubbed = written.scrubbed;
+            if scrubbed {
+                done.wiped
+                    .push("ranges of the archive that nothing references".to_owned());
+            }
         }
         let expected: Vec<Expected> = staged
             .iter()
@@ -638,7 +664,7 @@ impl Clean<'_> {
         fail_on(&verify::volumes(&target, self.image))?;
         let mut seen = self.look(&target, overlay, &expected, prove)?;
         let gone = wipe(&target, &mut seen, done)?;
-        let mut edited = false;
+        let mut edited = scrubbed;
         if self.plan.has_edits() || !gone.is_empty() {
             edited = true;
             target.places.seal()?;

@@ -309,7 +309,7 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
         }
     }
     let options = common.options(&args.image);
-    clean::refuse(&image, &mut plan, &options, args.accept_dirty, report)?;
+    clean::refuse(&image, &mut plan, &options, args, report)?;
     let Some((part, tree)) = plan.volumes.first().zip(image.volumes[0].tree()) else {
         return Err(Error::internal("directory: its tree"));
     };

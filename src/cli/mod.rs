@@ -174,18 +174,42 @@ struct CleanArgs {
         conflicts_with = "dry_run"
     )]
     undo: Option<PathBuf>,
-    /// Also search every data extent of the image, and zero hits in free clusters
+    /// Also search every data extent of the image, and zero hits in free clusters; of a WIM, zero
+    /// whatever nothing references
     #[arg(long)]
     prove: bool,
     /// Clean a hive that was not written back completely as it is on disk when no log finishes it;
     /// what only its logs hold is lost
     #[arg(long)]
     accept_dirty: bool,
-    /// Replace an existing OUT
+    /// Clean a WIM with the READONLY flag in its header; the flag stays
+    #[arg(long)]
+    force_readonly: bool,
+    /// Clean a WIM whose header says that another program is writing it, when that program crashed;
+    /// the flag stays
+    #[arg(long)]
+    force_unfinished: bool,
+    /// Replace an existing OUT (and nothing else: refusals stay)
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     common: Common,
+}
+
+impl CleanArgs {
+    /// Ids of obstacles that the user does not mind, and the option that says so.
+    fn waived(&self) -> Vec<(&'static str, &'static str)> {
+        let all = [
+            (self.force_readonly, "wim-readonly", "--force-readonly"),
+            (
+                self.force_unfinished,
+                "wim-write-in-progress",
+                "--force-unfinished",
+            ),
+        ];
+        let named = all.into_iter().filter(|(given, _, _)| *given);
+        named.map(|(_, id, option)| (id, option)).collect()
+    }
 }
 
 #[derive(Debug, Args)]

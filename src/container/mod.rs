@@ -75,7 +75,7 @@ mod wim;
 
 pub use children::children;
 pub use mapped::{BELOW, Extent, Layout, Mapped, Place, Places};
-pub use wim::{Archive, ArchiveImage, Writer};
+pub use wim::{Archive, ArchiveImage, Writer, Written};
 
 use format::SECTOR;
 
@@ -462,7 +462,14 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         Open::Disk(open) => open(&source).map_err(unless_raw)?,
         Open::Archive(open) => {
             let trees = open(&source).map_err(unless_raw)?;
-            let mut disk = Disk::plain(Arc::clone(&whole));
+            let mut disk = match &trees.joined {
+                // Offsets are those of all parts together.
+                Some(joined) => Disk {
+                    opaque: true,
+                    ..Disk::plain(Arc::clone(joined))
+                },
+                None => Disk::plain(Arc::clone(&whole)),
+            };
             disk.facts = trees.facts.clone();
             archive = Some(trees);
             disk

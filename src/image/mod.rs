@@ -398,7 +398,7 @@ fn open_images(
             partition: image.number,
             unit: UNIT_IMAGE,
             start: DiskOffset(0),
-            len: span,
+            len: span.max(opened.virtual_len),
             slot_kind: match image.about.is_empty() {
                 true => "image".to_owned(),
                 false => format!("image of {}", image.about),

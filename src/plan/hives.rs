@@ -21,7 +21,7 @@ use crate::{
     tree::{Extent, FileEntry, FileTree, Storage},
     units::{FileOffset, HiveOffset, VolumeOffset},
     windows::{
-        HiveFile, Role, Shape,
+        self, HiveFile, Role, Shape,
         capi::{BLOB_LIMIT, KeyPlace, Stored, parse_stored},
     },
 };
@@ -55,7 +55,8 @@ pub(super) fn plan_hive(
         Shape::Packed(packing) => {
             let reason = format!("it is compressed ({})", packing.name());
             if live {
-                part.blockers.push(not_plain(&reason).at("file", &path));
+                part.blockers
+                    .push(not_plain(&reason, volume).at("file", &path));
                 part.skip(path, reason);
                 return Ok(());
             }
@@ -81,7 +82,8 @@ pub(super) fn plan_hive(
         Shape::Other(reason) => {
             part.skip(path.clone(), reason.clone());
             if live {
-                part.blockers.push(not_plain(reason).at("file", path));
+                part.blockers
+                    .push(not_plain(reason, volume).at("file", path));
             }
             return Ok(());
         }
@@ -102,11 +104,20 @@ pub(super) fn plan_hive(
     }
 }
 
-fn not_plain(reason: &str) -> Error {
+fn not_plain(reason: &str, volume: &Volume) -> Error {
+    let unreadable = reason.starts_with(windows::UNREADABLE);
     Error::refused(format!(
         "SOFTWARE hive: a plain regf file expected, {reason}"
     ))
-    .advise("decrypt or decompress it in Windows (compact /u, cipher /d, expand)")
+    .advise(match (volume.unit == "image", unreadable) {
+        (true, true) => {
+            "the archive is damaged there: take another copy of it; wimverify IMAGE tells what else is"
+        }
+        (true, false) => {
+            "decrypt or decompress it in Windows (cipher /d, expand) and capture the image again"
+        }
+        (false, _) => "decrypt or decompress it in Windows (compact /u, cipher /d, expand)",
+    })
 }
 
 fn read_hive(

@@ -666,9 +666,10 @@ fn ladder(volume: &Volume, at: VolumeOffset, places: &mut Vec<Place>) {
     }
 }
 
-/// Everything that forbids a clean of this image, worst first; empty means it may be written.
+/// Everything that forbids a clean of this image, worst first; empty means it may be written. `waived`
+/// are ids of obstacles that the user does not mind.
 #[must_use]
-pub fn refusals(image: &Image, plan: &mut Plan, accept_dirty: bool) -> Vec<Error> {
+pub fn refusals(image: &Image, plan: &mut Plan, accept_dirty: bool, waived: &[&str]) -> Vec<Error> {
     let mut out = Vec::new();
     for (volume, part) in image.volumes.iter().zip(&mut plan.volumes) {
         out.append(&mut part.blockers);
@@ -676,7 +677,9 @@ pub fn refusals(image: &Image, plan: &mut Plan, accept_dirty: bool) -> Vec<Error
             out.append(&mut part.dirty);
         }
         if part.has_edits() {
-            out.extend(part.obstacles.iter().map(|obstacle| {
+            let minded = part.obstacles.iter();
+            let minded = minded.filter(|obstacle| !waived.contains(&obstacle.id));
+            out.extend(minded.map(|obstacle| {
                 Error::refused(obstacle.what.clone())
                     .at(volume.unit, volume.partition)
                     .advise(obstacle.advice.clone())

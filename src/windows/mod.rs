@@ -478,6 +478,9 @@ fn role_of_copy(entry: &FileEntry) -> Role {
     }
 }
 
+/// How the reason of a file that could not be read begins.
+pub const UNREADABLE: &str = "it cannot be read";
+
 fn shape_of(tree: &dyn FileTree, entry: &FileEntry) -> Shape {
     match entry.storage {
         Storage::None => return Shape::Other("it has no data".to_owned()),
@@ -496,7 +499,7 @@ fn shape_of(tree: &dyn FileTree, entry: &FileEntry) -> Shape {
     let mut head = [0; 32];
     let take = usize::try_from(entry.len).unwrap_or(32).min(32);
     if let Err(error) = tree.read_at(entry.id, FileOffset(0), &mut head[..take]) {
-        return Shape::Other(format!("it cannot be read: {error}"));
+        return Shape::Other(format!("{UNREADABLE}: {error}"));
     }
     let head = &head[..take];
     match hive::probe(head) {

@@ -183,6 +183,71 @@ pub struct Wim {
     pub xml: String,
     /// No counts in the XML data.
     pub no_counts: bool,
+    /// Contents lie in solid resources with chunks of this length, all stored as they are.
+    pub solid: Option<u32>,
+    /// Into how many runs they are dealt, with metadata of no image between them.
+    pub runs: usize,
+    /// Stale bytes in each solid resource, before and behind its contents.
+    pub solid_stale: Vec<u8>,
+}
+
+/// The length that says "solid resource".
+pub const SOLID: usize = 0x1_0000_0000;
+
+/// A solid resource with chunks stored as they are.
+pub fn solid(contents: &[u8], chunk: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend((contents.len() as u64).to_le_bytes());
+    out.extend(chunk.to_le_bytes());
+    out.extend(3_u32.to_le_bytes());
+    for piece in contents.chunks(chunk as usize) {
+        out.extend((piece.len() as u32).to_le_bytes());
+    }
+    out.extend(contents);
+    out
+}
+
+/// The parts of an archive: metadata in the first, contents dealt out.
+pub fn split(file: &[u8], parts: u16) -> Vec<Vec<u8>> {
+    let [table, xml] = [0x30, 0x48].map(|at| place(file, at));
+    let mut out = Vec::new();
+    for part in 1..=parts {
+        let mut bytes = file[..HEADER].to_vec();
+        let mut entries = Vec::new();
+        let all = file[table.at..table.at + table.size].chunks(50);
+        for (i, entry) in all.enumerate() {
+            let one = place(entry, 0);
+            let mine = match one.flags & 2 {
+                0 => i as u16 % parts + 1,
+                _ => 1,
+            };
+            if mine != part {
+                continue;
+            }
+            let mut entry = entry.to_vec();
+            put::u64(&mut entry, 8, bytes.len() as u64);
+            put::u16(&mut entry, 24, part);
+            if one.flags & 2 != 0 && place(file, 0x60).at == one.at {
+                let boot = entry[..24].to_vec();
+                put::bytes(&mut bytes, 0x60, &boot);
+            }
+            bytes.extend(&file[one.at..one.at + one.size]);
+            entries.extend(entry);
+        }
+        let flags = get32(file, 0x10) as u32 | SPANNED;
+        put::u32(&mut bytes, 0x10, flags);
+        put::u16(&mut bytes, 0x28, part);
+        put::u16(&mut bytes, 0x2A, parts);
+        let at = bytes.len();
+        let whole = |len: usize, at: usize| resource(len, 0, at, len);
+        put::bytes(&mut bytes, 0x30, &whole(entries.len(), at));
+        put::bytes(&mut bytes, 0x48, &whole(xml.size, at + entries.len()));
+        bytes[0x7C..0x94].fill(0);
+        bytes.extend(entries);
+        bytes.extend(&file[xml.at..xml.at + xml.size]);
+        out.push(bytes);
+    }
+    out
 }
 
 /// Metadata of a tree. Lists follow each other as the directories do.
@@ -324,17 +389,50 @@ impl Wim {
         let mut table = Vec::new();
         let mut stale = self.stale.iter();
         let (part, parts) = self.part.unwrap_or((1, 1));
+        let runs = self.runs.max(1);
+        for run in 0..runs {
+            let Some(chunk) = self.solid else { break };
+            let mut contents = self.solid_stale.clone();
+            let mut inside = Vec::new();
+            for (data, refs) in found.iter().skip(run).step_by(runs) {
+                inside.push((contents.len(), data, *refs));
+                contents.extend(data);
+            }
+            contents.extend(&self.solid_stale);
+            let bytes = solid(&contents, chunk);
+            add_as(
+                &mut out,
+                &mut table,
+                (bytes.len(), 0x10, SOLID),
+                (part, 1),
+                &[0; 20],
+                &bytes,
+            );
+            for (at, data, refs) in inside {
+                table.extend(resource(data.len(), 0x10, at, 0));
+                table.extend(part.to_le_bytes());
+                table.extend(refs.to_le_bytes());
+                table.extend(sha1(data));
+            }
+            if run + 1 < runs {
+                let old = metadata(&Node::directory(""), &[]);
+                let hash = sha1(&old);
+                add_as(
+                    &mut out,
+                    &mut table,
+                    (old.len(), 2, old.len()),
+                    (part, 0),
+                    &hash,
+                    &old,
+                );
+            }
+        }
         let mut add = |out: &mut Vec<u8>, flags: u8, refs: u32, bytes: &[u8]| {
             out.extend(stale.next().into_iter().flatten());
-            let place = resource(bytes.len(), flags, out.len(), bytes.len());
-            table.extend(place);
-            table.extend(part.to_le_bytes());
-            table.extend(refs.to_le_bytes());
-            table.extend(sha1(bytes));
-            out.extend(bytes);
-            place
+            let whole = (bytes.len(), flags, bytes.len());
+            add_as(out, &mut table, whole, (part, refs), &sha1(bytes), bytes)
         };
-        for (data, refs) in &found {
+        for (data, refs) in found.iter().filter(|_| self.solid.is_none()) {
             add(&mut out, 0, *refs, data);
         }
         if let Some(old) = &self.stale_metadata {
@@ -365,7 +463,11 @@ impl Wim {
         out.extend(&integrity);
         put::bytes(&mut out, 0, b"MSWIM\0\0\0");
         put::u32(&mut out, 8, HEADER as u32);
-        put::u32(&mut out, 0xC, 0x10D00);
+        put::u32(
+            &mut out,
+            0xC,
+            if self.solid.is_some() { 0xE00 } else { 0x10D00 },
+        );
         put::u32(&mut out, 0x10, self.flags | 0x80);
         put::bytes(&mut out, 0x18, b"0123456789abcdef");
         put::u16(&mut out, 0x28, part);
@@ -381,6 +483,24 @@ impl Wim {
         }
         out
     }
+}
+
+/// Appends a resource (bytes, flags, length of the contents) with its entry (part, references).
+fn add_as(
+    out: &mut Vec<u8>,
+    table: &mut Vec<u8>,
+    (size, flags, len): (usize, u8, usize),
+    (part, refs): (u16, u32),
+    hash: &Hash,
+    bytes: &[u8],
+) -> [u8; 24] {
+    let place = resource(size, flags, out.len(), len);
+    table.extend(place);
+    table.extend(part.to_le_bytes());
+    table.extend(refs.to_le_bytes());
+    table.extend(hash);
+    out.extend(bytes);
+    place
 }
 
 fn hashes_of(bytes: &[u8], piece: u32) -> Vec<Hash> {
@@ -506,7 +626,23 @@ pub fn read(file: &[u8]) -> Read {
         .collect();
     let mut contents = HashMap::new();
     let mut images = Vec::new();
-    for entry in &entries {
+    let solid_runs = solid_runs(file, &entries);
+    let mut dirt = 0;
+    for (start, run, bytes) in &solid_runs {
+        let mut gaps = bytes.clone();
+        for entry in entries[*start..*start + run]
+            .iter()
+            .filter(|e| e.place.len != SOLID)
+        {
+            let range = entry.place.at..entry.place.at + entry.place.size;
+            let data = &bytes[range.clone()];
+            assert_eq!(sha1(data), entry.hash, "{entry:?}");
+            assert!(contents.insert(entry.hash, data).is_none(), "twice");
+            gaps[range].fill(0);
+        }
+        dirt += gaps.iter().filter(|byte| **byte != 0).count();
+    }
+    for entry in entries.iter().filter(|entry| entry.place.flags & 0x10 == 0) {
         let bytes = bytes_of(&entry.place);
         assert_eq!(sha1(bytes), entry.hash, "{entry:?}");
         match entry.place.flags {
@@ -525,6 +661,7 @@ pub fn read(file: &[u8]) -> Read {
     let mut used: Vec<(usize, usize)> = entries
         .iter()
         .map(|entry| &entry.place)
+        .filter(|one| one.flags & 0x10 == 0 || one.len == SOLID)
         .chain([&table, &xml, &integrity])
         .filter(|one| one.size > 0)
         .map(|one| (one.at, one.at + one.size))
@@ -532,7 +669,6 @@ pub fn read(file: &[u8]) -> Read {
     used.push((0, HEADER));
     used.push((file.len(), file.len()));
     used.sort_unstable();
-    let mut dirt = 0;
     for pair in used.windows(2) {
         assert!(pair[0].1 <= pair[1].0, "one on top of the other: {pair:x?}");
         let gap = &file[pair[0].1..pair[1].0];
@@ -558,7 +694,8 @@ pub fn read(file: &[u8]) -> Read {
         out.security.push(security);
         out.images.push(tree);
     }
-    for entry in entries.iter().filter(|entry| entry.place.flags == 0) {
+    let counted = |entry: &&Entry| entry.place.flags & 2 == 0 && entry.place.len != SOLID;
+    for entry in entries.iter().filter(counted) {
         let found = refs.get(&entry.hash).copied().unwrap_or(0);
         assert_eq!(found, entry.refs, "references of {entry:?}");
     }
@@ -570,6 +707,30 @@ pub fn read(file: &[u8]) -> Read {
         let want: Vec<u8> = hashes_of(&file[HEADER..covered], piece).concat();
         assert_eq!(get32(bytes, 4) * 20, want.len());
         assert!(bytes[12..] == want, "integrity table");
+    }
+    out
+}
+
+/// Runs of solid entries: the first one's number, how many, the contents of their resources. All chunks
+/// must be stored as they are.
+fn solid_runs(file: &[u8], entries: &[Entry]) -> Vec<(usize, usize, Vec<u8>)> {
+    let mut out: Vec<(usize, usize, Vec<u8>)> = Vec::new();
+    for (i, entry) in entries.iter().enumerate() {
+        let one = &entry.place;
+        if one.flags & 0x10 == 0 {
+            continue;
+        }
+        match out.last_mut() {
+            Some((start, run, _)) if *start + *run == i => *run += 1,
+            _ => out.push((i, 1, Vec::new())),
+        }
+        if one.len == SOLID {
+            let bytes = &file[one.at..one.at + one.size];
+            let (len, chunk) = (get64(bytes, 0), get32(bytes, 8));
+            let count = len.div_ceil(chunk);
+            assert_eq!(bytes.len(), 16 + 4 * count + len, "chunks as they are");
+            out.last_mut().unwrap().2.extend(&bytes[16 + 4 * count..]);
+        }
     }
     out
 }

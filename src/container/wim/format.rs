@@ -17,6 +17,10 @@ pub(super) const VERSION: usize = 0x0C;
 pub(super) const FLAGS: usize = 0x10;
 /// Header: bytes of a chunk.
 pub(super) const CHUNK_SIZE: usize = 0x14;
+/// Header: what all parts of a split archive have in common.
+pub(super) const GUID: usize = 0x18;
+/// Bytes of it.
+pub(super) const GUID_LEN: usize = 16;
 /// Header: number of this part and of all parts, 16 bits each.
 pub(super) const PART: usize = 0x28;
 /// Header: number of images.

@@ -19,6 +19,7 @@ use std::{
 
 use super::{Edges, Facts, Format, Open, Source, format as magics};
 use crate::{
+    device::Device,
     error::{At, Error, Kind, Result},
     text::{WinPath, escape},
     tree::{FileTree, Obstacle},
@@ -29,12 +30,13 @@ mod edit;
 mod format;
 mod metadata;
 mod read;
+mod split;
 mod tree;
 mod xml;
 
 use format::flag;
 use metadata::Metadata;
-use read::File;
+use read::{File, Header};
 use tree::ImageTree;
 use xml::Xml;
 
@@ -52,6 +54,8 @@ pub struct Archive {
     pub images: Vec<ArchiveImage>,
     /// What a report shows of it.
     pub facts: Facts,
+    /// The bytes of all its files, if it is split.
+    pub joined: Option<Device>,
     wim: Arc<Wim>,
 }
 
@@ -81,13 +85,22 @@ impl Archive {
 }
 
 impl Writer {
-    /// Makes the new file of what the trees were told. Nothing was told: nothing is written. Gives
-    /// remarks: old contents that stay, because another file has the same.
+    /// Makes the new file of what the trees were told. Nothing was told: nothing is written, unless
+    /// `scrub` is asked for and something stale is where nothing is referenced.
     ///
     /// `Refused` when the file would have to grow and its device cannot.
-    pub fn write(&self) -> Result<Vec<String>> {
-        edit::write(&self.0)
+    pub fn write(&self, scrub: bool) -> Result<Written> {
+        edit::write(&self.0, scrub)
     }
+}
+
+/// What [`Writer::write`] did.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// Old contents that stay, because another file has the same.
+    pub remarks: Vec<String>,
+    /// Whether it wrote for the sake of stale bytes alone.
+    pub scrubbed: bool,
 }
 
 /// An image: where its metadata is listed, and its tree.
@@ -240,15 +253,19 @@ fn ids_of(metadata: &Metadata) -> (Vec<u64>, HashMap<u64, usize>) {
 }
 
 fn open(source: &Source<'_>) -> Result<Archive> {
-    let file = File::open(source.host)?;
+    let own = Header::read(source.host.as_ref())?;
+    let whole = (own.part, own.parts) == (1, 1) && !own.is(flag::SPANNED);
+    let mut disk = None;
+    let file = match whole {
+        true => File::open(source.host, own, Vec::new())?,
+        false => {
+            let (joined, parts) = split::join(source, &own)?;
+            disk = Some(Arc::clone(&joined));
+            let first = parts.first().map_or(own, |part| part.header.clone());
+            File::open(&joined, first, parts)?
+        }
+    };
     let header = &file.header;
-    if (header.part, header.parts) != (1, 1) || header.is(flag::SPANNED) {
-        return Err(Error::refused(format!(
-            "WIM: a whole archive expected, found part {} of {}",
-            header.part, header.parts
-        ))
-        .advise("join the parts first: wimjoin all.wim part*.swm"));
-    }
     let xml = match file.xml() {
         Ok(bytes) => Xml::parse(&bytes),
         Err(error) if error.kind() == Kind::Limit => Err(error),
@@ -340,7 +357,12 @@ fn open(source: &Source<'_>) -> Result<Archive> {
             }
         })
         .collect();
-    Ok(Archive { images, facts, wim })
+    Ok(Archive {
+        images,
+        facts,
+        joined: disk,
+        wim,
+    })
 }
 
 fn kind_of(file: &File) -> String {
@@ -351,10 +373,16 @@ fn kind_of(file: &File) -> String {
         Some(Method::Lzx) => "LZX",
         Some(Method::Lzms) => "LZMS",
     };
-    match file.solids.len() {
+    let mut kind = match file.solids.len() {
         0 => method.to_owned(),
+        1 => format!("{method}, 1 solid resource"),
         count => format!("{method}, {count} solid resources"),
+    };
+    if !file.parts.is_empty() {
+        let names: Vec<String> = file.parts.iter().map(|part| escape(&part.name)).collect();
+        kind = format!("{kind}, split: {}", names.join(", "));
     }
+    kind
 }
 
 fn obstacles(file: &File, xml: &Result<Xml>) -> Vec<Obstacle> {
@@ -371,14 +399,16 @@ fn obstacles(file: &File, xml: &Result<Xml>) -> Vec<Obstacle> {
         add(
             "wim-readonly",
             "WIM header: a file that may be changed expected, found the READONLY flag",
-            "whoever set it wanted it so; export a copy without it: wimexport IMAGE all new.wim",
+            "whoever set it wanted it so; export a copy without it (wimexport IMAGE all new.wim), or \
+             pass --force-readonly",
         );
     }
     if header.is(flag::WRITE_IN_PROGRESS) {
         add(
             "wim-write-in-progress",
             "WIM header: a finished file expected, found the flag of a write in progress",
-            "let the program that writes it finish; if it crashed, take another copy of the file",
+            "let the program that writes it finish; if it crashed, take another copy of the file, or \
+             pass --force-unfinished",
         );
     }
     if xml.as_ref().is_ok_and(Xml::is_encrypted) {
@@ -395,7 +425,14 @@ fn obstacles(file: &File, xml: &Result<Xml>) -> Vec<Obstacle> {
             "its counts cannot be kept right: make it anew, wimexport IMAGE all new.wim",
         );
     }
-    if file.blobs.iter().any(|blob| blob.part != header.part) {
+    if !file.parts.is_empty() {
+        add(
+            "wim-split",
+            "WIM: one file expected, found a split archive, which declone only reads",
+            "join the parts first: wimjoin all.wim part*.swm, clean that, then split it again",
+        );
+    }
+    if file.blobs.iter().any(|blob| !file.has_part(blob)) {
         add(
             "wim-part",
             "WIM blob table: contents in this part expected, found some in another part",

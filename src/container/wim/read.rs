@@ -11,10 +11,11 @@ use sha1::{Digest, Sha1};
 use super::{
     codec::{Decoder, Method},
     format::{self, BLOB_LEN, HASH_LEN, HEADER_LEN, RESOURCE_LEN, SOLID_MARK, flag, res},
+    split::Part,
 };
 use crate::{
     bytes::{View, put},
-    device::Device,
+    device::{BlockDevice, Device},
     error::{At, Error, Result},
 };
 
@@ -77,6 +78,14 @@ impl Resource {
 
     pub(super) fn is(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// The same behind `start` other bytes.
+    pub(super) fn shifted(self, start: u64) -> Self {
+        Self {
+            offset: self.offset.saturating_add(start),
+            ..self
+        }
     }
 
     /// The bytes of the file that it takes.
@@ -153,6 +162,25 @@ impl Header {
             integrity: resource(format::INTEGRITY)?,
             bytes,
         })
+    }
+
+    /// Reads the header of a file.
+    pub(super) fn read(host: &dyn BlockDevice) -> Result<Self> {
+        if host.len() < format::HEADER_END {
+            return Err(Error::malformed(format!(
+                "WIM header: {HEADER_LEN} bytes expected, found {}",
+                host.len()
+            )));
+        }
+        let mut bytes = vec![0; HEADER_LEN];
+        host.read_at(0, &mut bytes)?;
+        Self::parse(bytes).at("image offset", "0x0")
+    }
+
+    /// What all parts of a split archive have in common.
+    pub(super) fn guid(&self) -> Option<&[u8]> {
+        let end = format::GUID.saturating_add(format::GUID_LEN);
+        self.bytes.get(format::GUID..end)
     }
 
     pub(super) fn is(&self, flag: u32) -> bool {
@@ -295,7 +323,10 @@ impl Chunks {
 /// A WIM file, opened.
 #[derive(Debug)]
 pub(super) struct File {
+    /// The file; of a split archive, all parts one behind the other.
     pub host: Device,
+    /// More than one if it is split; [`Self::header`] is the first one's.
+    pub parts: Vec<Part>,
     pub header: Header,
     pub method: Option<Method>,
     pub blobs: Vec<Blob>,
@@ -322,16 +353,8 @@ impl std::fmt::Debug for Kept {
 }
 
 impl File {
-    pub(super) fn open(host: &Device) -> Result<Self> {
-        let mut bytes = vec![0; HEADER_LEN];
-        if host.len() < format::HEADER_END {
-            return Err(Error::malformed(format!(
-                "WIM header: {HEADER_LEN} bytes expected, found {}",
-                host.len()
-            )));
-        }
-        host.read_at(0, &mut bytes)?;
-        let header = Header::parse(bytes).at("image offset", "0x0")?;
+    /// `parts` are those of `host`, the first with `header`; none if it is one file.
+    pub(super) fn open(host: &Device, header: Header, parts: Vec<Part>) -> Result<Self> {
         let method = header.method().at("image offset", "0x0")?;
         if let Some(method) = method
             && !(header.chunk_size.is_power_of_two()
@@ -347,6 +370,7 @@ impl File {
         }
         let mut file = Self {
             host: host.clone(),
+            parts,
             method,
             blobs: Vec::new(),
             solids: Vec::new(),
@@ -359,12 +383,39 @@ impl File {
             large: Mutex::new(()),
             header,
         };
-        file.read_table()?;
+        let mut run = 0;
+        if file.parts.is_empty() {
+            let all = 0..host.len();
+            file.read_table(file.header.table, file.header.part, &all, &mut run)?;
+        }
+        let tables = file.parts.iter().map(|part| {
+            let table = part.header.table;
+            (table, part.header.part, part.range.clone())
+        });
+        for (table, number, range) in tables.collect::<Vec<_>>() {
+            file.read_table(table, number, &range, &mut run)?;
+        }
+        file.check_overlaps()?;
+        file.check_solid_overlaps()?;
         Ok(file)
     }
 
-    fn read_table(&mut self) -> Result<()> {
-        let table = self.header.table;
+    /// Whether contents lie in what was opened.
+    pub(super) fn has_part(&self, blob: &Blob) -> bool {
+        !self.parts.is_empty() || blob.part == self.header.part
+    }
+
+    /// Reads the table of the part that takes `range` of the host; `run` counts runs of solid entries.
+    fn read_table(
+        &mut self,
+        table: Resource,
+        number: u16,
+        range: &Range<u64>,
+        run: &mut usize,
+    ) -> Result<()> {
+        let part_len = range.end.saturating_sub(range.start);
+        table.check_inside("WIM blob table", part_len)?;
+        let table = table.shifted(range.start);
         let bytes = self.small(&table, "WIM blob table", TABLE_LIMIT)?;
         let (entries, rest) = bytes.as_chunks::<BLOB_LEN>();
         if !rest.is_empty() {
@@ -374,7 +425,6 @@ impl File {
             ))
             .at("image offset", format_args!("{:#x}", table.offset)));
         }
-        let mut run = 0_usize;
         // Where the next solid resource of the run begins.
         let mut start = 0_u64;
         let mut in_run = false;
@@ -383,7 +433,7 @@ impl File {
                 let inside = wide(index).saturating_mul(wide(BLOB_LEN));
                 format!("{:#x}", table.offset.saturating_add(inside))
             };
-            let blob = Blob::parse(&View::new(entry, "WIM blob"))?;
+            let mut blob = Blob::parse(&View::new(entry, "WIM blob"))?;
             if blob.resource.is(res::SPANNED) {
                 return Err(Error::unsupported(
                     "WIM blob: a whole resource expected, found one that spans parts",
@@ -392,28 +442,38 @@ impl File {
             }
             let solid = blob.resource.is(res::SOLID);
             if solid && !in_run {
-                run = run.saturating_add(1);
+                *run = run.saturating_add(1);
                 start = 0;
             }
             in_run = solid;
-            let here = self.header.part == blob.part;
+            let here = number == blob.part;
+            if !here && !self.parts.is_empty() {
+                return Err(Error::malformed(format!(
+                    "WIM blob: contents of part {number} expected, found some of part {}",
+                    blob.part
+                ))
+                .at("image offset", at()));
+            }
+            let index = self.blobs.len();
             if blob.is_solid_resource() {
                 blob.resource
-                    .check_inside("WIM solid resource", self.host.len())
+                    .check_inside("WIM solid resource", part_len)
                     .at("image offset", at())?;
+                blob.resource = blob.resource.shifted(range.start);
                 let chunks = self.solid_chunks(&blob.resource).at("image offset", at())?;
                 let len = chunks.len;
                 self.solids.push(Solid {
                     blob: index,
                     start,
-                    run,
+                    run: *run,
                     chunks: Arc::new(chunks),
                 });
                 start = start.saturating_add(len);
             } else if !solid && here {
                 blob.resource
-                    .check_inside("WIM resource", self.host.len())
+                    .check_inside("WIM resource", part_len)
                     .at("image offset", at())?;
+                blob.resource = blob.resource.shifted(range.start);
                 if !blob.resource.is(res::COMPRESSED) && blob.resource.size != blob.resource.len {
                     return Err(Error::malformed(format!(
                         "WIM blob: as many bytes in the file as contents expected, found {} and {}",
@@ -422,7 +482,7 @@ impl File {
                     .at("image offset", at()));
                 }
             }
-            self.runs.push(solid.then_some(run));
+            self.runs.push(solid.then_some(*run));
             if !blob.is_metadata()
                 && !blob.is_solid_resource()
                 && self.by_hash.insert(blob.hash, index).is_some()
@@ -435,8 +495,7 @@ impl File {
             }
             self.blobs.push(blob);
         }
-        self.check_overlaps()?;
-        self.check_solid_overlaps()
+        Ok(())
     }
 
     /// As [`Self::check_overlaps`], inside solid resources.
@@ -511,11 +570,25 @@ impl File {
     /// Everything that takes bytes of this file, the tables included.
     pub(super) fn resources(&self) -> impl Iterator<Item = Resource> {
         let blobs = self.blobs.iter().filter(|blob| {
-            blob.part == self.header.part
-                && (!blob.resource.is(res::SOLID) || blob.is_solid_resource())
+            self.has_part(blob) && (!blob.resource.is(res::SOLID) || blob.is_solid_resource())
         });
-        let tables = [self.header.table, self.header.xml, self.header.integrity];
-        blobs.map(|blob| blob.resource).chain(tables)
+        let own = [self.header.table, self.header.xml, self.header.integrity];
+        // The first part's are the same as those of `header`.
+        let others = self.parts.iter().skip(1).flat_map(|part| {
+            let header = &part.header;
+            let start = part.range.start;
+            let head = Resource {
+                size: format::HEADER_END,
+                len: format::HEADER_END,
+                offset: start,
+                flags: 0,
+            };
+            [header.table, header.xml, header.integrity]
+                .map(|one| one.shifted(start))
+                .into_iter()
+                .chain([head])
+        });
+        blobs.map(|blob| blob.resource).chain(own).chain(others)
     }
 
     /// A resource that is read whole and is not too long for that.
@@ -850,7 +923,7 @@ impl File {
             .blobs
             .get(index)
             .ok_or_else(|| Error::internal("WIM blob: its number"))?;
-        if blob.part != self.header.part {
+        if !self.has_part(blob) {
             return Err(Error::unsupported(format!(
                 "WIM blob: contents in this part ({}) expected, found them in part {}",
                 self.header.part, blob.part
@@ -879,6 +952,23 @@ impl File {
             )));
         }
         self.read_chunks(&chunks, start.saturating_add(offset), buf)
+    }
+
+    /// How many bytes of a range of the file are not zero.
+    pub(super) fn host_dirt(&self, range: Range<u64>) -> Result<u64> {
+        let mut dirty = 0_u64;
+        let mut at = range.start;
+        let mut buffer = vec![0; 1 << 16];
+        while at < range.end {
+            let take = range.end.saturating_sub(at).min(wide(buffer.len()));
+            let piece = buffer.get_mut(..narrow(take, "WIM gap")?);
+            let piece = piece.unwrap_or_default();
+            self.host.read_at(at, piece)?;
+            let found = piece.iter().filter(|byte| **byte != 0).count();
+            dirty = dirty.saturating_add(wide(found));
+            at = at.saturating_add(take);
+        }
+        Ok(dirty)
     }
 
     /// How many bytes of a range of contents are not zero.

@@ -324,6 +324,16 @@ impl Walk {
             let at = id.saturating_mul(wide(slot::LEN));
             self.problem(|| format!("{path}: entry set: {problem} (volume offset {at:#x})"));
         }
+        let cluster_len = exfat.geometry.cluster_len;
+        if is_directory && data.len.checked_rem(cluster_len) != Some(0) {
+            let path = self.path(index);
+            self.problem(|| {
+                format!(
+                    "directory {path}: whole clusters of {cluster_len} bytes expected, found {}",
+                    data.len
+                )
+            });
+        }
         let mut sound = true;
         for more in extra {
             let chain = table.chain(more)?;

@@ -53,15 +53,7 @@ pub(in super::super) fn problems(
     }
     let used = file.resources().map(|one| one.range()).collect();
     for gap in gaps(used, file.host.len()) {
-        let mut dirty = 0_u64;
-        let mut at = gap.start;
-        while at < gap.end {
-            let take = gap.end.saturating_sub(at).min(STEP);
-            let mut piece = vec![0; narrow(take, "WIM gap")?];
-            file.host.read_at(at, &mut piece)?;
-            dirty = dirty.saturating_add(wide(piece.iter().filter(|byte| **byte != 0).count()));
-            at = at.saturating_add(take);
-        }
+        let dirty = file.host_dirt(gap.clone())?;
         if dirty > 0 {
             out.push(format!(
                 "WIM: zeros from {:#x} to {:#x} expected, where nothing is, found {dirty} other bytes",

@@ -9,7 +9,7 @@ use std::{
 use sha1::{Digest, Sha1};
 
 use super::{
-    Pending, Tree, Wim,
+    Pending, Tree, Wim, Written,
     codec::{Encoder, Method},
     format::{self, res},
     links_of,
@@ -384,6 +384,17 @@ struct ImageEdit {
     less: Less,
 }
 
+impl ImageEdit {
+    fn new(image: usize) -> Self {
+        Self {
+            image,
+            gone: HashSet::new(),
+            hashes: Vec::new(),
+            less: Less::default(),
+        }
+    }
+}
+
 fn image_edit(
     wim: &Wim,
     image: usize,
@@ -391,12 +402,7 @@ fn image_edit(
     renamed: &HashMap<(usize, usize), Hash>,
 ) -> Result<Option<ImageEdit>> {
     let tree = wim.tree(image)?;
-    let mut edit = ImageEdit {
-        image,
-        gone: HashSet::new(),
-        hashes: Vec::new(),
-        less: Less::default(),
-    };
+    let mut edit = ImageEdit::new(image);
     for (_, first) in pending.gone.iter().filter(|(of, _)| *of == image) {
         edit.gone.extend(tree.dentries_of(*first));
     }
@@ -451,8 +457,34 @@ fn count_refs(wim: &Wim, edits: &[ImageEdit]) -> HashMap<Hash, u32> {
     refs
 }
 
+/// Whether anything is where nothing is referenced, or an entry that nothing needs.
+fn is_stale(wim: &Wim) -> Result<bool> {
+    let file = &wim.file;
+    let refs = count_refs(wim, &[]);
+    let idle = |blob: &Blob| {
+        blob.refs == 0
+            && !blob.is_solid_resource()
+            && (blob.is_metadata() || !refs.contains_key(&blob.hash))
+    };
+    if file.blobs.iter().any(idle) {
+        return Ok(true);
+    }
+    for tree in &wim.trees {
+        if tree.metadata.rebuilt(&HashSet::new(), &[])? != tree.metadata.bytes {
+            return Ok(true);
+        }
+    }
+    let used = file.resources().map(|one| one.range()).collect();
+    for gap in layout::gaps(used, file.host.len()) {
+        if file.host_dirt(gap)? > 0 {
+            return Ok(true);
+        }
+    }
+    solid::is_stale(file)
+}
+
 /// Writes what is pending; says what of the old contents stays.
-pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
+pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
     let pending = std::mem::take(&mut *wim.pending()?);
     let file = &wim.file;
     let (renamed, new_blobs) = new_contents(wim, &pending)?;
@@ -460,8 +492,18 @@ pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
     for image in 0..wim.trees.len() {
         edits.extend(image_edit(wim, image, &pending, &renamed)?);
     }
-    if edits.is_empty() {
-        return Ok(Vec::new());
+    let scrubbed = edits.is_empty() && scrub && wim.xml.is_some() && is_stale(wim)?;
+    if edits.is_empty() && !scrubbed {
+        return Ok(Written::default());
+    }
+    for image in 0..wim.trees.len() {
+        // Old dentries between those that are there go, too.
+        if edits.iter().all(|edit| edit.image != image) {
+            let metadata = &wim.tree(image)?.metadata;
+            if metadata.rebuilt(&HashSet::new(), &[])? != metadata.bytes {
+                edits.push(ImageEdit::new(image));
+            }
+        }
     }
     let refs = count_refs(wim, &edits);
     let xml = wim.xml.clone();
@@ -492,6 +534,8 @@ pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
     let mut table: Vec<Entry> = Vec::new();
     // What solid resources hold afterwards.
     let mut inside: Vec<Inside> = Vec::new();
+    // A resource of its own between solid entries would cut their run in two.
+    let mut behind: Vec<Entry> = Vec::new();
     for (of, blob) in file.blobs.iter().enumerate() {
         let mut add = |blob: Blob, new: Option<Packed>| table.push(Entry { of, blob, new });
         if blob.is_metadata() {
@@ -530,8 +574,8 @@ pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
         // New contents stand where the old ones stood.
         for one in fresh.remove(&of).into_iter().flatten() {
             let refs = refs_of(&one.hash);
-            let packed = match (one.kind, room.take()) {
-                (Kind::Packed(packed), _) => packed,
+            let (packed, solid) = match (one.kind, room.take()) {
+                (Kind::Packed(packed), _) => (packed, false),
                 (Kind::Solid(change), Some(place)) => {
                     let entry = Blob {
                         refs,
@@ -542,7 +586,7 @@ pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
                     inside.push(Inside::new(place, blob.len(), Some(change)));
                     continue;
                 }
-                (Kind::Solid(change), None) => changed(file, of, &change)?,
+                (Kind::Solid(change), None) => (changed(file, of, &change)?, true),
             };
             let entry = Blob {
                 resource: packed.resource,
@@ -550,13 +594,24 @@ pub(super) fn write(wim: &Wim) -> Result<Vec<String>> {
                 refs,
                 hash: packed.hash,
             };
-            add(entry, Some(packed));
+            match solid {
+                true => behind.push(Entry {
+                    of,
+                    blob: entry,
+                    new: Some(packed),
+                }),
+                false => add(entry, Some(packed)),
+            }
         }
     }
+    table.append(&mut behind);
     let recoded = solid::recode(file, &inside)?;
     solid::renumber(file, &mut table)?;
     layout::write(wim, table, &recoded, xml)?;
-    Ok(kept_contents(wim, &pending, &renamed, &edits))
+    Ok(Written {
+        remarks: kept_contents(wim, &pending, &renamed, &edits),
+        scrubbed,
+    })
 }
 
 /// A remark for each old contents of a changed or removed file that another file has, too.

@@ -284,6 +284,37 @@ pub(super) fn renumber(file: &File, table: &mut [Entry]) -> Result<()> {
     Ok(())
 }
 
+/// Where in each solid resource nothing is.
+fn free(file: &File) -> Result<Vec<Vec<Range<u64>>>> {
+    let mut taken: Vec<Vec<Range<u64>>> = vec![Vec::new(); file.solids.len()];
+    for (index, blob) in file.blobs.iter().enumerate() {
+        if blob.is_solid_resource() {
+            continue;
+        }
+        if let Some((solid, start)) = file.solid_of(index)?
+            && let Some(taken) = taken.get_mut(solid)
+        {
+            taken.push(start..start.saturating_add(blob.len()));
+        }
+    }
+    let with = taken.into_iter().zip(&file.solids);
+    Ok(with
+        .map(|(taken, solid)| unused(taken, solid.chunks.len))
+        .collect())
+}
+
+/// Whether anything else than zeros is where nothing is.
+pub(super) fn is_stale(file: &File) -> Result<bool> {
+    for (free, solid) in free(file)?.into_iter().zip(&file.solids) {
+        for range in free {
+            if file.count_dirty(&solid.chunks, range)? > 0 {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Where in the file the chunks lie that a range of a solid resource's contents is in.
 pub(super) fn chunks_of(
     file: &File,
@@ -302,19 +333,8 @@ pub(super) fn chunks_of(
 
 /// Nothing but zeros where nothing is, in the chunks that were written.
 pub(super) fn check_gaps(file: &File, touched: &[Range<u64>], out: &mut Vec<String>) -> Result<()> {
-    let mut taken: BTreeMap<usize, Vec<Range<u64>>> = BTreeMap::new();
-    for (index, blob) in file.blobs.iter().enumerate() {
-        if blob.is_solid_resource() {
-            continue;
-        }
-        if let Some((solid, start)) = file.solid_of(index)? {
-            let range = start..start.saturating_add(blob.len());
-            taken.entry(solid).or_default().push(range);
-        }
-    }
-    for (number, solid) in file.solids.iter().enumerate() {
+    for (free, solid) in free(file)?.into_iter().zip(&file.solids) {
         let chunks = &solid.chunks;
-        let free = unused(taken.remove(&number).unwrap_or_default(), chunks.len);
         let mut dirty = 0_u64;
         for range in &free {
             for index in numbers(chunks, range) {
