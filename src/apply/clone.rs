@@ -303,7 +303,7 @@ impl Output {
             .metadata()
             .map_err(|e| Error::io("-o: length", &e))?
             .len();
-        guard::check(patches, &[0..len])?;
+        guard::check(patches, std::slice::from_ref(&(0..len)))?;
         let zeros = vec![0; crate::device::PAGE_LEN];
         for patch in patches {
             match &patch.page {

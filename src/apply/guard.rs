@@ -54,6 +54,8 @@ pub fn check(patches: &[Patch], files: &[Range<u64>]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref as one;
+
     use super::*;
 
     fn patch(offset: u64, len: u64) -> Patch {
@@ -68,10 +70,10 @@ mod tests {
     fn good_patches_pass() {
         check(
             &[patch(0, 4096), patch(8192, 4096), patch(12288, 100)],
-            &[0..12388],
+            one(&(0..12388)),
         )
         .unwrap();
-        check(&[], &[0..0]).unwrap();
+        check(&[], one(&(0..0))).unwrap();
     }
 
     #[test]
@@ -89,10 +91,7 @@ mod tests {
             patch(start + 4096, 4096),
             patch(start + 8192, 4096),
         ] {
-            assert!(
-                check(std::slice::from_ref(&bad), &files).is_err(),
-                "{bad:?}"
-            );
+            assert!(check(one(&bad), &files).is_err(), "{bad:?}");
         }
     }
 
@@ -120,7 +119,7 @@ mod tests {
                 page: Page::Zero,
             }],
         ] {
-            assert!(check(&bad, &[0..12388]).is_err(), "{bad:?}");
+            assert!(check(&bad, one(&(0..12388))).is_err(), "{bad:?}");
         }
     }
 }

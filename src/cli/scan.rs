@@ -57,7 +57,7 @@ fn scan(
     if common.hash.is_some()
         && let Some(facts) = &mut report.image
     {
-        let digest = digest_of(&host, &bar)?;
+        let digest = digest_of(&host, bar)?;
         facts.sha256 = Some(digest);
     }
     place::remark_changes(&host, report)?;

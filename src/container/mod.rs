@@ -24,7 +24,7 @@
 //! A format whose image can be several files (a VMDK's extents, the parts of a split archive) has a
 //! row in `SETS`: a function that reads the file that the user named and gives the names of the others,
 //! as the image gives them (or, if it does not name them, as they are found by [`Source::own_name`] and
-//! [`Source::names_beside`]). [`crate::image::open_files`] opens those files for the same use as the
+//! [`Source::names_beside`]). `image::open_files` opens those files for the same use as the
 //! first, locks and all, and makes one address space of them ([`crate::device::HostSet`]). When the
 //! format is then opened,
 //!

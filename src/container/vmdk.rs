@@ -907,7 +907,7 @@ impl Default for Set {
             laid: true,
             runs: Vec::new(),
             // The descriptor, which begins the address space.
-            own: vec![0..DESCRIPTOR_LIMIT],
+            own: std::iter::once(0..DESCRIPTOR_LIMIT).collect(),
             flat: Vec::new(),
             packed: false,
             grain: None,
