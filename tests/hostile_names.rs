@@ -106,10 +106,10 @@ fn is_hidden(c: char) -> bool {
 #[track_caller]
 fn check_text(what: &str, bytes: &[u8]) {
     let text = std::str::from_utf8(bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
-    for (at, c) in text
+    let hidden = text
         .char_indices()
-        .filter(|(_, c)| *c != '\n' && is_hidden(*c))
-    {
+        .find(|(_, c)| *c != '\n' && is_hidden(*c));
+    if let Some((at, c)) = hidden {
         let near: String = text[..at]
             .chars()
             .rev()
