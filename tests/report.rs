@@ -586,6 +586,7 @@ fn planted(scene: &Scene) -> Vec<Vec<u8>> {
         "MSWNET:".to_owned(),
         "SERVER1".to_owned(),
         "SERVER3".to_owned(),
+        scene.computer.clone(),
     ];
     for word in words {
         let wide: Vec<u8> = word.encode_utf16().flat_map(u16::to_le_bytes).collect();

@@ -16,6 +16,8 @@ const MAX_ROWS: usize = 500;
 const MAX_PLACES: usize = 20;
 /// Longest label in a picture, in characters.
 const MAX_LABEL: usize = 52;
+/// The same in a narrow window.
+const MAX_NARROW: usize = 18;
 
 /// What a comparison found, as the page needs it.
 #[derive(Debug, Default)]
@@ -290,20 +292,23 @@ fn node(
     };
     // Redacted before it is cut: half an id would not be recognised.
     let label = h.shown(label);
-    let mut short: String = label.chars().take(MAX_LABEL).collect();
-    if label.chars().count() > MAX_LABEL {
-        short.push('…');
+    for (class, room) in [("wide", MAX_LABEL), ("narrow", MAX_NARROW)] {
+        let mut short: String = label.chars().take(room).collect();
+        if label.chars().count() > room {
+            short.push('…');
+        }
+        h.with(
+            "text",
+            &[
+                ("class", &class),
+                ("x", &x),
+                ("y", &(y + 4.0)),
+                ("dx", &dx),
+                ("text-anchor", &anchor),
+            ],
+            |h| h.text(&short),
+        );
     }
-    h.with(
-        "text",
-        &[
-            ("x", &x),
-            ("y", &(y + 4.0)),
-            ("dx", &dx),
-            ("text-anchor", &anchor),
-        ],
-        |h| h.text(&short),
-    );
 }
 
 fn images(h: &mut Html<'_>, all: &Clones) {

@@ -1,7 +1,7 @@
 //! The report as one page that needs nothing else: no script, no network, no other file.
 //!
 //! The page's policy forbids everything but its own style sheet, which it names by digest. Text of an
-//! image gets in through [`tag::Html`] only, which escapes it.
+//! image gets in through `tag::Html` only, which escapes it.
 //!
 //! # Why
 //! - **No script**: a report travels by mail and is opened by people who did not make it. Folding is
