@@ -674,18 +674,17 @@ fn streams_and_deltas_of_vmdk_are_read_only() {
         );
         assert_eq!(all(), before);
     };
-    for kind in ["streamOptimized"] {
-        let options = format!("subformat={kind}");
-        let args = ["convert", "-f", "raw", "-O", "vmdk", "-o", &options];
-        tool(
-            "qemu-img",
-            &[&args[..], &[arg(&plain), arg(&image)]].concat(),
-        );
-        assert!(own_reading(&image, "vmdk") == raw, "{kind}");
-        look(&image, kind);
-        let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
-        assert!(ran.out.contains("-o OUT --to raw"), "{}", ran.out);
-    }
+    let kind = "streamOptimized";
+    let options = format!("subformat={kind}");
+    let args = ["convert", "-f", "raw", "-O", "vmdk", "-o", &options];
+    tool(
+        "qemu-img",
+        &[&args[..], &[arg(&plain), arg(&image)]].concat(),
+    );
+    assert!(own_reading(&image, "vmdk") == raw, "{kind}");
+    look(&image, kind);
+    let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
+    assert!(ran.out.contains("-o OUT --to raw"), "{}", ran.out);
     // A delta over a disk: read through, and refused when the disk below is another one.
     let (parent, child) = (path("p.vmdk"), path("c.vmdk"));
     tool(
