@@ -74,6 +74,7 @@ fn listing(image: &Path, number: &str) -> BTreeMap<String, Vec<String>> {
                 "Link Count",
                 "Reference Count",
                 "Raw size",
+                "Solid resource",
             ]
             .iter()
             .any(|skip| line.trim_start().starts_with(skip))

@@ -542,7 +542,18 @@ impl File {
                 solid.run == run && start < end
             });
         match found {
-            Some((at, solid)) => Ok(Some((at, start.saturating_sub(solid.start)))),
+            Some((at, solid)) => {
+                let inside = start.saturating_sub(solid.start);
+                let end = inside.saturating_add(blob.resource.size);
+                if end > solid.chunks.len {
+                    return Err(Error::malformed(format!(
+                        "WIM blob: contents inside one solid resource of {} bytes expected, found \
+                         them end at {end}",
+                        solid.chunks.len
+                    )));
+                }
+                Ok(Some((at, inside)))
+            }
             None => Err(Error::malformed(format!(
                 "WIM blob: contents in a solid resource expected, found them at {start:#x} of none"
             ))),

@@ -465,7 +465,7 @@ mod tests {
         let marks: Vec<Range<u64>> = (0..300_u64)
             .map(|i| i * i * 11_000..i * i * 11_000 + 9)
             .collect();
-        let scene = scene(1 << 30, &marks);
+        let scene = scene(1 << 32, &marks);
         let windows = scene.windows();
         assert!((1..=MAX_WINDOWS).contains(&windows.len()));
         for mark in &scene.marks {
