@@ -195,6 +195,7 @@ fn a_plain_tree_is_scanned_planned_cleaned_and_clean_the_second_time() {
     assert!(said.contains("freed clusters"), "{said}");
     // Text and JSON agree, and neither promises offsets that there are none of.
     let text = declone(&["scan", arg(root)]).exits(1).out;
+    assert!(text.contains("`declone clean DIR --in-place`"), "{text}");
     assert!(text.contains("directory in a file system"), "{text}");
     assert!(
         !text.contains("volume offset") && !text.contains("image offset"),

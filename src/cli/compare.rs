@@ -457,6 +457,20 @@ fn normal(value: &str) -> String {
     }
 }
 
+/// A value as people write it: a GUID with its dashes, a SID with a capital S.
+fn usual(value: &str) -> String {
+    let is_guid = value.len() == 32 && value.bytes().all(|b| b.is_ascii_hexdigit());
+    match (is_guid, value.starts_with("s-1-")) {
+        (true, _) => {
+            let ends = [0, 8, 12, 16, 20, 32];
+            let parts = ends.windows(2).filter_map(|at| value.get(at[0]..at[1]));
+            parts.collect::<Vec<_>>().join("-").to_uppercase()
+        }
+        (_, true) => value.to_uppercase(),
+        _ => value.to_owned(),
+    }
+}
+
 /// Whether a value cannot be the same by chance, whatever it is called.
 fn speaks_for_itself(value: &str) -> bool {
     let is_hex = value.len() >= 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -672,7 +686,11 @@ pub(super) fn text(all: &Comparison) -> String {
         }
         line(format!("  {}", group.why));
         for shared in &group.shared {
-            line(format!("  the same {}: {}", shared.identity, shared.value));
+            line(format!(
+                "  the same {}: {}",
+                shared.identity,
+                usual(&shared.value)
+            ));
             for place in shared.places.iter().take(MAX_PLACES) {
                 line(format!("    {} in {}", place.what, place.image));
             }
@@ -688,7 +706,7 @@ pub(super) fn text(all: &Comparison) -> String {
             several.image,
             several.installations.join(" and "),
             several.identity,
-            several.value,
+            usual(&several.value),
             several.why
         ));
     }
@@ -724,6 +742,20 @@ pub(super) fn text(all: &Comparison) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_shown_as_people_write_them() {
+        for (value, shown) in [
+            (
+                "6f2e17c493ab4d0e8c517a64e0b9d312",
+                "6F2E17C4-93AB-4D0E-8C51-7A64E0B9D312",
+            ),
+            ("s-1-5-21-1-2-3", "S-1-5-21-1-2-3"),
+            ("a certificate", "a certificate"),
+        ] {
+            assert_eq!(usual(value), shown);
+        }
+    }
 
     fn image(path: &str, ids: &[(&str, &str)]) -> Compared {
         Compared {

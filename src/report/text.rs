@@ -82,6 +82,13 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
     }
     writeln!(out, "\n{}", verdict(report))?;
     match report.result {
+        "findings" if report.verb == "scan" && deletable(report) > 0 && report.is_directory() => {
+            writeln!(
+                out,
+                "What next: `declone clean DIR -n` shows what a clean would do, `declone clean DIR \
+                 --in-place` cleans it."
+            )
+        }
         "findings" if report.verb == "scan" && deletable(report) > 0 => writeln!(
             out,
             "What next: `declone clean IMAGE -n` shows what a clean would do, `declone clean IMAGE -o \
