@@ -34,6 +34,8 @@
 //! 4. The rules are data. No code outside `src/rules/*.toml` knows what SMS is.
 //! 5. An image changes in place only through [`apply::protocol`]: journal first, then pages, then the
 //!    journal goes. A crash anywhere leaves old, new, or a journal that finishes it.
+//!    A directory of the host has no pages: there [`apply::directory`] replaces and removes whole files,
+//!    in an order in which a crash needs only a second run.
 //! 6. `not_scanned` lists what was not looked at: "clean" never hides ignorance.
 //!
 //! # How to add

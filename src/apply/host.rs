@@ -358,7 +358,10 @@ impl InPlace {
 
     /// The file in which a byte lies, and its offset there.
     fn at(&self, offset: u64) -> io::Result<(&File, u64)> {
-        let (number, inside) = self.image.locate(offset).unwrap_or_default();
+        let (number, inside) = self
+            .image
+            .locate(offset)
+            .ok_or_else(|| io::Error::other("no file of the image has this byte"))?;
         Ok((self.file(number)?.file(), inside))
     }
 
