@@ -11,7 +11,7 @@ use declone::{
 
 use crate::{
     containers::{findings, fixture, machine_disk},
-    judges::{called, tool},
+    judges::{called, other_reading, tool},
     machine::GUID,
     oracle,
     run::{arg, declone, digest, samples, scratch},
@@ -1247,6 +1247,9 @@ fn sectors_of_4096_bytes_and_parents_read_as_7zip_reads_them() {
         };
         vhdx::write(&image, &vhdx::build(&raw, shape));
         assert!(seven_zip(&image) == raw, "{sector}");
+        for library in ["libvhdi", "dissect"] {
+            assert!(other_reading(library, &image) == raw, "{library} {sector}");
+        }
         let below = marked(&raw, 3 * sector);
         let parent = Parent {
             raw: &below,
@@ -1259,6 +1262,10 @@ fn sectors_of_4096_bytes_and_parents_read_as_7zip_reads_them() {
         fs::write(&theirs, seven_zip(&image)).unwrap();
         reads_as("differencing", &image, &theirs);
         assert!(fs::read(&theirs).unwrap() == raw, "{sector}");
+        assert!(
+            other_reading("dissect", &image) == raw,
+            "dissect over a parent, {sector}"
+        );
     }
 }
 
