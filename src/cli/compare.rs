@@ -383,7 +383,7 @@ fn compared(path: String, image: &document::Image, known: &HashMap<&str, &str>) 
         errors: image.errors.iter().map(|e| escape(&e.what)).collect(),
         ..Compared::default()
     };
-    let mut seen = BTreeSet::new();
+    let mut seen = BTreeMap::new();
     let mut add = |identity: &str, value: &str, what: &str, installation: Option<&str>| {
         let id = Id {
             identity: escape(identity),
@@ -393,8 +393,16 @@ fn compared(path: String, image: &document::Image, known: &HashMap<&str, &str>) 
         };
         // A value that says nothing is everybody's.
         let digits = id.value.trim_start_matches('0').len();
-        if digits > 1 && seen.insert((id.identity.clone(), id.value.clone(), id.what.clone())) {
-            out.ids.push(id);
+        if digits <= 1 {
+            return;
+        }
+        let known = *seen
+            .entry((id.identity.clone(), id.value.clone(), id.what.clone()))
+            .or_insert(out.ids.len());
+        match out.ids.get_mut(known) {
+            // A rule found it, too, and does not know whose it is.
+            Some(other) => other.installation = other.installation.take().or(id.installation),
+            None => out.ids.push(id),
         }
     };
     let installation_of = |machine: &document::Machine| match image.machines.len() {
