@@ -182,6 +182,23 @@ fn a_report_never_replaces_the_image_or_the_copy() {
         assert!(ran.err.contains("a file of its own"), "{}", ran.err);
         assert_eq!(fs::read(&image).unwrap(), vec![7; 100_000]);
     }
+    // Nor what may be a part of an image; an earlier report it does.
+    let part = dir.path().join("a-flat.vmdk");
+    fs::write(&part, vec![9; 5000]).unwrap();
+    for flag in ["--json", "--html"] {
+        let ran = declone(&["scan", arg(&image), flag, arg(&part)]).exits(2);
+        assert!(
+            ran.err.contains("an earlier report expected"),
+            "{}",
+            ran.err
+        );
+        assert_eq!(fs::read(&part).unwrap(), vec![9; 5000]);
+        let report = dir.path().join(flag);
+        for _ in 0..2 {
+            declone(&["scan", arg(&image), flag, arg(&report)]).exits(4);
+            assert!(fs::metadata(&report).unwrap().len() > 100);
+        }
+    }
     // The copy does not exist yet when the names are looked at.
     let same = ["clean", arg(&image), "-o", arg(&out), "--json", arg(&out)];
     declone(&same).exits(2);

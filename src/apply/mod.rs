@@ -65,7 +65,25 @@ fn open_report(path: &Path, precious: &[PathBuf]) -> Result<File> {
             ),
         ));
     }
+    if existed && meta.is_file() && meta.len() > 0 && !is_report(path) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "report {shown}: a new file or an earlier report expected, found something else"
+            ),
+        )
+        .advise("choose another name, or remove the file: it may be a part of an image"));
+    }
     Ok(file)
+}
+
+/// Whether a file begins as a report does: which files belong to an image is not always known here, and
+/// none of them begins so.
+fn is_report(path: &Path) -> bool {
+    let mut first = [0];
+    let read =
+        File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut first));
+    read.is_ok() && matches!(first, [b'{' | b'<'])
 }
 
 /// Writes a report file for its owner only: it holds the removed identity.
