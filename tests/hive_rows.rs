@@ -44,7 +44,7 @@
 //! | 18, 19, 20 twice, dry, same again | `clean.rs` `check` on every volume |
 //! | 21, 22, 23 logs | `cases_logs.rs`, `dirty.rs` |
 //! | 24 logs put back | `dirty.rs` `Images::holds`, and `cases_logs.rs` `a_value_that_is_in_the_log_alone_is_found_removed_and_does_not_come_back`; by declone's reader and `check_hive.py`: yarp is not at hand |
-//! | 25 crash | `crash_model.rs`, `in_place.rs` |
+//! | 25 crash | `crash_model/`, `in_place.rs` |
 //! | 26 real hives | `cases_hive.rs` |
 //! | 27 other readers | `judges.rs`, `witness.rs`, and nt-hive here: those at hand, not all eight |
 //! | 28 | section 7 above |

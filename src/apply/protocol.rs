@@ -2,7 +2,7 @@
 //! old image, the new one, or a journal that finishes it.
 //!
 //! It is a table of steps and one loop. The table is data so that the crash model
-//! (`tests/crash_model.rs`) can leave out or swap every step and see that it matters.
+//! (`tests/crash_model/`) can leave out or swap every step and see that it matters.
 
 #![deny(
     clippy::indexing_slicing,

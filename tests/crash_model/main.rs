@@ -31,6 +31,9 @@
 //! tests of SQLite (a fault in the recovery of a fault). A message names the run; set
 //! `CRASH_MODEL_RUN` to its number to do that run alone.
 
+// What the parts use of each other is `pub`.
+#![allow(unreachable_pub)]
+
 mod chance;
 mod explore;
 mod machine;
