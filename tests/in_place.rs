@@ -309,8 +309,28 @@ fn an_undo_file_is_believed_once_and_only_for_what_the_clean_wrote() {
     );
     assert_eq!(fs::metadata(&undo).unwrap().mode() & 0o777, 0o600);
     assert!(case.now() == case.new);
-    // It is never replaced.
-    declone(&clean).exits(2);
+    // It is never replaced, and no other file is.
+    let written = fs::metadata(&undo).unwrap();
+    declone(&clean).exits(0);
+    fs::write(&case.image, &case.old).unwrap();
+    // As a run leaves it that is killed before its journal: the next one takes it as its own.
+    declone(&clean).exits(0);
+    assert!(case.now() == case.new);
+    let found = fs::metadata(&undo).unwrap();
+    assert_eq!(
+        (found.ino(), found.mtime_nsec()),
+        (written.ino(), written.mtime_nsec())
+    );
+    // Over an image that this is not the way back from, or under the name of another file.
+    let other =
+        Case::of(|image| machine::write(&machine::volume(9 << 20, Geometry::default(), 4), image));
+    for (image, name) in [(&other.image, &undo), (&case.image, &other.image)] {
+        fs::write(&case.image, &case.old).unwrap();
+        let before = (fs::read(image).unwrap(), fs::read(name).unwrap());
+        declone(&["clean", arg(image), "--in-place", "--undo", arg(name)]).exits(2);
+        assert!(before == (fs::read(image).unwrap(), fs::read(name).unwrap()));
+    }
+    fs::write(&case.image, &case.new).unwrap();
 
     // Changed since: one bit in one of the pages.
     let mut other = case.new.clone();

@@ -6,9 +6,14 @@
 use std::{
     fs::File,
     io::Write,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::{
     change::{Change, State},
@@ -20,43 +25,111 @@ use crate::{
     text::escape,
 };
 
-/// Writes `change` reversed to a new file, mode 0600, durable together with its name. An existing
-/// file is never replaced.
+/// Writes `change` reversed to a new file, mode 0600, durable together with its name. It gets the
+/// name when it is complete, where the host can do that. An existing file is never replaced; the one
+/// that a killed run left for this very change is as good as a new one.
 pub fn write(path: &Path, bond: &Bond, change: &Change) -> Result<()> {
     let shown = escape(&path.display().to_string());
     let failed = |e: &std::io::Error| Error::io(format!("undo file {shown}"), e);
     let reversed = change.reversed()?;
-    check_new(path)?;
-    let mut file = std::fs::OpenOptions::new()
+    if path.symlink_metadata().is_ok() {
+        return match read(path) {
+            Ok((_, found, owner)) if is_same(&found, &reversed) && is_own(owner) => sync(path),
+            _ => Err(taken(path)),
+        };
+    }
+    let (mut file, unnamed) = match create_unnamed(path) {
+        Some(file) => (file, true),
+        None => (create(path).map_err(|e| failed(&e))?, false),
+    };
+    let written = journal::write(Role::Undo, &bond.reversed(), &reversed, &mut |piece| {
+        file.write_all(piece)
+    })
+    .and_then(|()| file.sync_all());
+    let remove_ours = || {
+        if is_file_at(&file, path) {
+            remove(path);
+        }
+    };
+    written
+        .and_then(|()| match unnamed {
+            true => give_name(&file, path),
+            false => Ok(()),
+        })
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => taken(path),
+            _ => failed(&e),
+        })
+        .and_then(|()| sync(path))
+        .and_then(|()| read_back(path, &file, &reversed))
+        .inspect_err(|_| remove_ours())
+}
+
+fn create(path: &Path) -> std::io::Result<File> {
+    std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .map_err(|e| failed(&e))?;
-    let written = journal::write(Role::Undo, &bond.reversed(), &reversed, &mut |piece| {
-        file.write_all(piece)
-    })
-    .and_then(|()| file.sync_all())
-    .and_then(|()| File::open(parent(path))?.sync_all());
-    written
-        .map_err(|e| failed(&e))
-        .and_then(|()| read_back(path, &file, &reversed))
-        .inspect_err(|_| remove(path))
+}
+
+/// A file without a name, of which a killed run leaves nothing. None if the host has no such files,
+/// or no way to give it a name later.
+fn create_unnamed(path: &Path) -> Option<File> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = File::from(rustix::fs::open(parent(path), flags, mode).ok()?);
+    Path::new(&descriptor(&file)).exists().then_some(file)
+}
+
+fn give_name(file: &File, path: &Path) -> std::io::Result<()> {
+    let (from, to) = (descriptor(file), path);
+    rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)?;
+    Ok(())
+}
+
+fn descriptor(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// Whether the name is this file's: a link can fail after its work.
+fn is_file_at(file: &File, path: &Path) -> bool {
+    let (Ok(own), Ok(there)) = (file.metadata(), path.symlink_metadata()) else {
+        return false;
+    };
+    (own.dev(), own.ino()) == (there.dev(), there.ino())
+}
+
+/// Makes the file and its name durable.
+fn sync(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| File::open(parent(path))?.sync_all())
+        .map_err(|e| {
+            let shown = escape(&path.display().to_string());
+            Error::io(format!("undo file {shown}"), &e)
+        })
+}
+
+fn is_own(owner: u32) -> bool {
+    owner == rustix::process::geteuid().as_raw()
+}
+
+/// Whether both write the same bytes to the same places.
+fn is_same(found: &Change, wanted: &Change) -> bool {
+    let pages = found.pages().iter().zip(wanted.pages());
+    found.pages().len() == wanted.pages().len()
+        && pages.fold(true, |same, (a, b)| {
+            same && (a.offset, a.new) == (b.offset, b.new)
+        })
+        && found.seal() == wanted.seal()
 }
 
 /// A write can lie, and this file is the only way back.
 fn read_back(path: &Path, file: &File, written: &Change) -> Result<()> {
     rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).ok();
-    let same = |found: &Change| {
-        found.pages().len() == written.pages().len()
-            && found
-                .pages()
-                .iter()
-                .zip(written.pages())
-                .all(|(a, b)| (a.offset, a.new) == (b.offset, b.new))
-    };
     match read(path) {
-        Ok((_, found, _)) if same(&found) => Ok(()),
+        Ok((_, found, _)) if is_same(&found, written) => Ok(()),
         // A host that gives files another owner or mode says so here, before it matters.
         Err(error) if [Kind::Io, Kind::Refused].contains(&error.kind()) => Err(error),
         _ => Err(Error::new(
@@ -70,17 +143,22 @@ fn read_back(path: &Path, file: &File, written: &Change) -> Result<()> {
     }
 }
 
-/// Refuses a name that is taken, before the work that would be lost.
+/// Refuses a name that is taken by anything but an undo file, before the work that would be lost. Of
+/// an undo file only [`write`] can tell whether it is the way back from this very change.
 pub fn check_new(path: &Path) -> Result<()> {
-    if path.symlink_metadata().is_err() {
-        return Ok(());
+    match path.symlink_metadata().is_err() || read(path).is_ok() {
+        true => Ok(()),
+        false => Err(taken(path)),
     }
+}
+
+fn taken(path: &Path) -> Error {
     let shown = escape(&path.display().to_string());
-    Err(Error::new(
+    Error::new(
         Kind::Usage,
         format!("--undo {shown}: a new file expected, it exists"),
     )
-    .advise("an undo file is never replaced: it may be the only way back; choose another name"))
+    .advise("an undo file is never replaced: it may be the only way back; choose another name")
 }
 
 /// Removes an undo file of a run that changed nothing: it holds the identity.
@@ -102,7 +180,7 @@ fn parent(path: &Path) -> PathBuf {
 pub fn read(path: &Path) -> Result<(Bond, Change, u32)> {
     let shown = escape(&path.display().to_string());
     let failed = |e: &std::io::Error| Error::io(format!("undo file {shown}"), e);
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits() as i32)
@@ -140,7 +218,7 @@ pub fn check_owner(owner: u32, image: &HostFile) -> Result<()> {
         .file()
         .metadata()
         .map_err(|e| Error::io("image: metadata", &e))?;
-    if owner == rustix::process::geteuid().as_raw() || owner == image.uid() {
+    if is_own(owner) || owner == image.uid() {
         return Ok(());
     }
     Err(Error::refused(format!(
@@ -240,10 +318,30 @@ mod tests {
         let (bond, change) = sample();
         write(&path, &bond, &change).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(
-            write(&path, &bond, &change).unwrap_err().kind(),
-            Kind::Usage
-        );
+        // A run that is killed behind it leaves it: the next one finds it good, and as it was.
+        let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+        let first = inode(&path);
+        write(&path, &bond, &change).unwrap();
+        assert_eq!(inode(&path), first);
+        // For anything else, and for an incomplete one, the name is taken.
+        let good = std::fs::read(&path).unwrap();
+        let mut read_old = |_: u64, out: &mut [u8]| {
+            out.fill(7);
+            Ok(())
+        };
+        let less = Patch {
+            offset: 0,
+            len: 4096,
+            page: Page::Zero,
+        };
+        let other = Change::prepare(&[less], &[FileLen::fixed(8192)], &mut read_old).unwrap();
+        for (bytes, change) in [(&good[..], &other), (&good[..good.len() - 1], &change)] {
+            std::fs::write(&path, bytes).unwrap();
+            let kind = write(&path, &bond, change).unwrap_err().kind();
+            assert_eq!(kind, Kind::Usage);
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+        std::fs::write(&path, &good).unwrap();
         let (again, back, owner) = read(&path).unwrap();
         assert_eq!(owner, rustix::process::geteuid().as_raw());
         assert_eq!(again, bond);
