@@ -16,6 +16,7 @@
     clippy::panic
 )]
 
+pub mod clusters;
 pub mod directory;
 pub mod exfat;
 pub mod fat;
