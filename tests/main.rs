@@ -14,6 +14,7 @@ mod cases_ntfs_edit;
 mod cases_ntfs_read;
 mod clean;
 mod cli;
+mod clusters;
 mod compare;
 mod containers;
 mod containers_aff4;
