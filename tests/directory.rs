@@ -29,8 +29,9 @@ use std::{
 };
 
 use declone::{
-    apply::directory::{self, Work},
+    apply::directory::{self, Outcome, Work},
     apply::stage,
+    error::Kind,
     hive::{Opened, check, open},
     image::{self, directory::Directory},
     plan,
@@ -350,9 +351,8 @@ fn a_dirty_hive_is_replayed_and_a_hopeless_one_refused() {
     is_clean(root);
 }
 
-/// Plans and commits as the command line does, but dies before the `stop`th call that changes
-/// anything. Says how many such calls there were.
-fn die_at(root: &Path, stop: usize) -> (usize, bool) {
+/// Plans and commits as the command line does.
+fn commit(root: &Path, gate: &mut dyn FnMut(&str)) -> Outcome {
     let rules = declone::rules::select(&["sms".to_owned()]).unwrap();
     let directory = Directory::open(root).unwrap();
     let image = image::of_directory(&directory);
@@ -368,16 +368,21 @@ fn die_at(root: &Path, stop: usize) -> (usize, bool) {
     let settled = directory::settled(tree, &plan.volumes[0]).unwrap();
     stage::stage(&image, &plan).unwrap();
     let work = Work::new(&directory, tree, &plan.volumes[0], settled).unwrap();
+    directory::commit(&directory, &work, gate)
+}
+
+/// Dies before the `stop`th call that changes anything. Says how many such calls there were.
+fn die_at(root: &Path, stop: usize) -> (usize, bool) {
     let mut calls = 0;
     let died = catch_unwind(AssertUnwindSafe(|| {
-        directory::commit(&directory, &work, &mut |_| {
+        let outcome = commit(root, &mut |_| {
             if calls == stop {
                 // As a panic, without its message.
                 std::panic::resume_unwind(Box::new("power cut"));
             }
             calls += 1;
-        })
-        .unwrap();
+        });
+        assert!(outcome.error.is_none(), "{:?}", outcome.error);
     }))
     .is_err();
     (calls, died)
@@ -423,6 +428,81 @@ fn death_before_any_step_leaves_a_consistent_tree_and_a_second_run_finishes_it()
         }
     }
     assert!(deaths > 50, "{deaths}");
+}
+
+/// What cannot be removed is named; everything else goes, and a second run finishes.
+#[test]
+fn a_file_that_stays_keeps_no_other_from_going() {
+    for stays in [1, TARGETS.len()] {
+        let dir = scratch();
+        let root = dir.path();
+        fill(root);
+        let away = scratch();
+        let mut moved: Vec<(PathBuf, PathBuf)> = Vec::new();
+        let outcome = commit(root, &mut |call| {
+            if call == "unlink" && moved.len() < stays {
+                let mut there = TARGETS.iter().map(|path| at(root, path));
+                let next = there.find(|path| path.exists()).unwrap();
+                let to = away.path().join(moved.len().to_string());
+                fs::rename(&next, &to).unwrap();
+                moved.push((next, to));
+            }
+        });
+        let error = outcome.error.unwrap();
+        assert_eq!(error.kind(), Kind::Interrupted);
+        assert!(error.to_string().contains("not removed"), "{error}");
+        // The name that was moved away need not be the one whose turn it was.
+        assert!((1..=stays).contains(&outcome.failed.len()));
+        for failed in &outcome.failed {
+            let text = failed.to_string();
+            assert!(text.contains("No such file"), "{text}");
+            assert!(failed.trail().iter().any(|place| place.space == "file"));
+        }
+        for path in TARGETS.iter().map(|path| at(root, path)) {
+            assert!(!path.exists(), "{}", path.display());
+        }
+        for (path, to) in moved {
+            fs::rename(to, path).unwrap();
+        }
+        clean(root).exits(0);
+        is_clean(root);
+    }
+}
+
+/// The directory was changed, so no code may say that it is as it was.
+#[test]
+fn what_comes_back_while_it_is_cleaned_is_told_and_is_no_success() {
+    let dir = scratch();
+    let root = dir.path();
+    fill(root);
+    let target = at(root, TARGETS[0]);
+    let stop = AtomicBool::new(false);
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if !target.exists() {
+                    fs::write(&target, machine::ini()).unwrap();
+                }
+            }
+        });
+        let mut codes = Vec::new();
+        while codes.len() < 50 && !codes.contains(&6) {
+            let ran = clean(root);
+            if ran.code == 6 {
+                let report = report(&ran);
+                assert_eq!(report["result"], "interrupted");
+                assert_eq!(report["done"]["written"], true);
+                let error = report["errors"][0]["what"].to_string();
+                assert!(error.contains("found 1 items"), "{report}");
+            }
+            codes.push(ran.code);
+        }
+        stop.store(true, Ordering::Relaxed);
+        codes
+    });
+    assert!(codes.contains(&6), "{codes:?}");
+    clean(root).exits(0);
+    is_clean(root);
 }
 
 #[test]
@@ -1042,6 +1122,55 @@ fn an_ntfs_volume_is_cleaned_through_its_mount() {
     declone(&["scan", arg(&image)]).exits(0);
 }
 
+/// ntfs-3g looks for the short name of a long one before it removes either, and finds none (`rm` fails
+/// there, too). The volume is sound: the independent checker says so, and the image is cleaned.
+#[test]
+fn what_ntfs_3g_cannot_remove_is_named_and_the_rest_goes() {
+    if !called("what_ntfs_3g_cannot_remove_is_named_and_the_rest_goes") {
+        return;
+    }
+    let (dir, mnt) = (scratch(), scratch());
+    let (image, out) = (dir.path().join("image"), dir.path().join("out"));
+    let mut volume = machine::volume(64 << 20, Default::default(), 5);
+    volume.entry(TARGETS[4]).names(Names::Win32);
+    machine::write(&volume, &image);
+    if let Some(checker) = checker("check_ntfs.py") {
+        tool("python3", &[arg(&checker), arg(&image)]);
+    }
+    let mounted = Mount::new(
+        mnt.path(),
+        "ntfs-3g",
+        &["-o", "no_detach", arg(&image), arg(mnt.path())],
+    );
+    let root = mnt.path();
+    let rm = Command::new("rm")
+        .arg(at(root, TARGETS[4]))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&rm.stderr).into_owned();
+    assert!(said.contains("No such file"), "{said}");
+    let done = report(&clean(root).exits(6));
+    let errors = done["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 2, "{done}");
+    assert!(errors[0]["what"].to_string().contains("ntfs-3g"), "{done}");
+    assert!(
+        errors[0]["trail"].to_string().contains("smscfg.INI"),
+        "{done}"
+    );
+    for path in &TARGETS[..4] {
+        assert!(!at(root, path).exists(), "{path}");
+    }
+    assert!(at(root, TARGETS[4]).exists());
+    // Nothing else is left; a second run meets the same file, and writes nothing.
+    let again = report(&clean(root).exits(5));
+    assert_eq!(again["findings"].as_array().unwrap().len(), 1, "{again}");
+    mounted.end();
+    declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
+    if let Some(checker) = checker("check_ntfs.py") {
+        tool("python3", &[arg(&checker), arg(&out)]);
+    }
+}
+
 #[test]
 fn a_wim_is_cleaned_through_its_mount() {
     if !called("a_wim_is_cleaned_through_its_mount") {
@@ -1137,6 +1266,11 @@ fn a_failure_in_the_middle_says_so_and_a_second_run_finishes() {
                 text.contains("mode 100644 was not kept") || text.contains("mode 644"),
                 "{text}"
             ),
+        }
+        if call.starts_with("unlinkat") {
+            let left = TARGETS.iter().filter(|path| at(root, path).exists());
+            assert!(left.count() <= 1, "{text}");
+            assert!(text.contains("1 file was not removed"), "{text}");
         }
         clean(root).exits(0);
         is_clean(root);
