@@ -30,11 +30,11 @@ pub(super) fn overwrite<F: Format>(
 ) -> Result<()> {
     let (node, chain) = volume.data_of(id)?;
     let end = sum(offset.get(), wide(bytes.len()), "overwrite")?;
-    if end > node.len() {
+    if end > node.data_len() {
         return Err(Error::refused(format!(
             "overwrite: a place within the file's {} bytes expected, found {offset} to {end:#x}; \
              the file is never extended",
-            node.len()
+            node.data_len()
         ))
         .at("directory entry", entry_place(id.0)));
     }

@@ -120,11 +120,11 @@ impl<F: Format> FileTree for Volume<F> {
     fn read_at(&self, id: FileId, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
         let (node, chain) = self.data_of(id)?;
         let end = sum(offset.get(), wide(buf.len()), "file")?;
-        if end > node.len() {
+        if end > node.data_len() {
             return Err(Error::malformed(format!(
                 "file: {} bytes expected at {offset}, it has only {}",
                 buf.len(),
-                node.len()
+                node.data_len()
             ))
             .at("directory entry", entry_place(id.0)));
         }
@@ -141,7 +141,7 @@ impl<F: Format> FileTree for Volume<F> {
     fn extents(&self, id: FileId) -> Result<Vec<Extent>> {
         let (node, chain) = self.data_of(id)?;
         let mut extents = Vec::new();
-        chain.each_piece(self.heap(), 0, node.len(), |place, from, to| {
+        chain.each_piece(self.heap(), 0, node.data_len(), |place, from, to| {
             extents.push(Extent {
                 file_offset: FileOffset(from),
                 len: to.saturating_sub(from),
@@ -220,7 +220,7 @@ fn entry_of<F: Format>(walk: &Walk<F>, index: usize) -> Result<FileEntry> {
         paths: vec![walk.path(index)],
         names: node.entry.names(),
         parents: vec![FileId(parent_of(walk, node))],
-        len: node.len(),
+        len: node.data_len(),
         storage: match node.is_directory() {
             true => Storage::None,
             false => Storage::Plain,

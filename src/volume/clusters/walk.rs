@@ -22,10 +22,10 @@ pub trait Entry: Clone + Debug + Send + Sync {
         false
     }
     /// Bytes of its data.
-    fn len(&self) -> u64;
+    fn data_len(&self) -> u64;
     /// Bytes of them that were ever written.
     fn valid(&self) -> u64 {
-        self.len()
+        self.data_len()
     }
     /// Every name; the one to show stands first.
     fn names(&self) -> Vec<Name>;
@@ -63,10 +63,10 @@ impl<E: Entry> Node<E> {
 
     /// Length in bytes.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn data_len(&self) -> u64 {
         match self.is_directory() {
             true => 0,
-            false => self.entry.len(),
+            false => self.entry.data_len(),
         }
     }
 }

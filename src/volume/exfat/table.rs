@@ -23,7 +23,7 @@ impl Table<'_, ExfatFormat> {
     pub(super) fn value(&mut self, cluster: u32) -> Result<u32> {
         let at = u64::from(cluster).saturating_mul(4);
         let bytes = self.bytes(at, 4)?;
-        Ok(View::new(bytes, "exFAT FAT").u32(0)?)
+        View::new(bytes, "exFAT FAT").u32(0)
     }
 
     /// The clusters of an allocation, which must have exactly as many as its length needs.

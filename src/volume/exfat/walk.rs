@@ -44,7 +44,7 @@ impl clusters::Entry for Entry {
         self.set.is_directory()
     }
 
-    fn len(&self) -> u64 {
+    fn data_len(&self) -> u64 {
         self.set.data.len
     }
 

@@ -116,7 +116,7 @@ impl Format for FatFormat {
     fn chains(table: &mut Table<'_, Self>, entry: &Entry) -> Result<Vec<Chain>> {
         let heap = table.volume().geometry.heap;
         let first = entry.first_cluster(table.volume().geometry.width);
-        let len = entry.len();
+        let len = entry.data_len();
         if first == 0 && len == 0 {
             return Ok(vec![Chain::default()]);
         }

@@ -43,7 +43,7 @@ impl clusters::Entry for Entry {
         byte(&self.raw, slot::ATTRIBUTES) & slot::LABEL != 0
     }
 
-    fn len(&self) -> u64 {
+    fn data_len(&self) -> u64 {
         dword(&self.raw, slot::FILE_LEN).into()
     }
 
@@ -191,7 +191,10 @@ impl Walk<FatFormat> {
             }
             return Ok(());
         }
-        let (first, len) = (node.entry.first_cluster(fat.geometry.width), node.len());
+        let (first, len) = (
+            node.entry.first_cluster(fat.geometry.width),
+            node.data_len(),
+        );
         let found = if first == 0 {
             (len > 0).then(|| format!("file: a cluster for {len} bytes expected, found none"))
         } else {
