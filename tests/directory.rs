@@ -5,14 +5,14 @@
 //! | row | test |
 //! |---|---|
 //! | D1 links out of the tree | `links_are_listed_and_nothing_behind_them_is_touched` |
-//! | D2 a component swapped for a link | `a_swapped_component_changes_nothing_outside` |
+//! | D2 a component swapped for a link | `a_swapped_component_changes_nothing_outside` (`directory_faults`) |
 //! | D3 FIFO, socket, device, directory, link of a target's name | `what_is_no_regular_file_is_never_opened` |
 //! | D4 hard link out of the tree | `a_name_outside_keeps_what_is_in_the_file` |
 //! | D5 other mounts inside | `other_mounts_are_not_entered` |
 //! | D6 long names, deep trees, unreadable directories | `a_deep_tree_is_walked_with_one_descriptor`, `an_unreadable_directory_is_no_clean_one` |
 //! | D7 not writable, immutable | `what_cannot_be_written_is_met_before_anything_changed` |
 //! | D8 names that differ in case only | `two_hives_that_differ_in_case_are_refused_two_files_removed` |
-//! | D9 mode, owner, times, attributes | `the_new_hive_looks_like_the_old_one`, `an_ntfs_volume_is_cleaned_through_its_mount` |
+//! | D9 mode, owner, times, attributes | `the_new_hive_looks_like_the_old_one`, `an_ntfs_volume_is_cleaned_through_its_mount` (`directory_mounts`) |
 
 use std::{
     collections::BTreeMap,
@@ -21,42 +21,34 @@ use std::{
         ffi::OsStrExt,
         fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
     },
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use declone::{
-    apply::directory::{self, Work},
-    apply::stage,
-    hive::{Opened, check, open},
-    image::{self, directory::Directory},
-    plan,
-};
+use declone::hive::{Opened, check, open};
 
 use crate::{
     dirty::{self, NEW, OLD},
     judges::{called, checker, tool},
     machine::{self, GUID, HIVE, HIVES, TARGETS},
     run::{Ran, arg, declone, digest, scratch},
-    support::{hive_builder::HiveBuilder, hive_log_builder as logs, ntfs_builder::Names},
+    support::{hive_builder::HiveBuilder, hive_log_builder as logs},
 };
 
 /// A path of Windows beneath a directory.
-fn at(root: &Path, path: &str) -> PathBuf {
+pub fn at(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('\\').replace('\\', "/"))
 }
 
-fn put(root: &Path, path: &str, bytes: impl AsRef<[u8]>) {
+pub fn put(root: &Path, path: &str, bytes: impl AsRef<[u8]>) {
     let path = at(root, path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }
 
 /// The whole identity as files, with neighbours that stay.
-fn fill(root: &Path) {
+pub fn fill(root: &Path) {
     let hive = machine::hive(5).build();
     for path in HIVES {
         put(root, path, &hive);
@@ -91,7 +83,7 @@ fn fill(root: &Path) {
 
 /// Everything that can be seen of a tree: kind, mode, owner, times, attributes, contents. Times of
 /// access are left out: reading is no change.
-fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
+pub fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut all = BTreeMap::new();
     let mut stack = vec![root.to_owned()];
     while let Some(path) = stack.pop() {
@@ -133,21 +125,21 @@ fn attributes(path: &Path) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-fn report(ran: &Ran) -> serde_json::Value {
+pub fn report(ran: &Ran) -> serde_json::Value {
     ran.json()["images"][0].clone()
 }
 
-fn scan(root: &Path) -> Ran {
+pub fn scan(root: &Path) -> Ran {
     declone(&["scan", arg(root), "--json", "-"])
 }
 
-fn clean(root: &Path) -> Ran {
+pub fn clean(root: &Path) -> Ran {
     declone(&["clean", arg(root), "--in-place", "--json", "-"])
 }
 
 /// No rule finds anything, and no byte string of the identity is in any file.
 #[track_caller]
-fn is_clean(root: &Path) {
+pub fn is_clean(root: &Path) {
     let ran = declone(&["verify", arg(root), "--json", "-"]).exits(0);
     assert_eq!(report(&ran)["result"], "clean");
     let mut stack = vec![root.to_owned()];
@@ -308,7 +300,7 @@ fn two_directories_of_one_machine_are_compared() {
 }
 
 /// A tree with a hive that only its logs finish.
-fn fill_dirty(root: &Path) {
+pub fn fill_dirty(root: &Path) {
     let before = dirty::state(Some(OLD));
     let (primary, logs) = dirty::new_format(&before, &dirty::state(Some(NEW)));
     put(root, HIVE, primary);
@@ -348,81 +340,6 @@ fn a_dirty_hive_is_replayed_and_a_hopeless_one_refused() {
     assert_eq!(listing(root), before);
     declone(&["clean", arg(root), "--in-place", "--accept-dirty"]).exits(0);
     is_clean(root);
-}
-
-/// Plans and commits as the command line does, but dies before the `stop`th call that changes
-/// anything. Says how many such calls there were.
-fn die_at(root: &Path, stop: usize) -> (usize, bool) {
-    let rules = declone::rules::select(&["sms".to_owned()]).unwrap();
-    let directory = Directory::open(root).unwrap();
-    let image = image::of_directory(&directory);
-    let mut plan = plan::make(&image, &rules, &mut |_, _, _| {}).unwrap();
-    for hive in plan.volumes[0]
-        .hives
-        .iter_mut()
-        .filter(|hive| hive.is_written())
-    {
-        hive.wipe = true;
-    }
-    let tree = image.volumes[0].tree().unwrap();
-    let settled = directory::settled(tree, &plan.volumes[0]).unwrap();
-    stage::stage(&image, &plan).unwrap();
-    let work = Work::new(&directory, tree, &plan.volumes[0], settled).unwrap();
-    let mut calls = 0;
-    let died = catch_unwind(AssertUnwindSafe(|| {
-        directory::commit(&directory, &work, &mut |_| {
-            if calls == stop {
-                // As a panic, without its message.
-                std::panic::resume_unwind(Box::new("power cut"));
-            }
-            calls += 1;
-        })
-        .unwrap();
-    }))
-    .is_err();
-    (calls, died)
-}
-
-#[test]
-fn death_before_any_step_leaves_a_consistent_tree_and_a_second_run_finishes_it() {
-    let mut deaths = 0;
-    for kind in [fill as fn(&Path), fill_dirty] {
-        for stop in 0.. {
-            let dir = scratch();
-            let root = dir.path();
-            kind(root);
-            let (_, died) = die_at(root, stop);
-            // Whatever was reached: a hive is there, and it is clean or its logs finish it.
-            let hive = fs::read(at(root, HIVE)).unwrap();
-            let logs: Vec<(String, Vec<u8>)> = [".LOG", ".LOG1", ".LOG2"]
-                .iter()
-                .filter_map(|end| {
-                    Some((
-                        end.to_string(),
-                        fs::read(at(root, &format!("{HIVE}{end}"))).ok()?,
-                    ))
-                })
-                .collect();
-            let given: Vec<(&str, &[u8])> = logs
-                .iter()
-                .map(|(name, log)| (name.as_str(), log.as_slice()))
-                .collect();
-            let opened = open(&hive, &given).unwrap();
-            assert!(
-                !matches!(opened, Opened::Refused { .. }),
-                "stopped at {stop}"
-            );
-            let again = clean(root).exits(0);
-            assert!(died || report(&again)["result"] == "clean");
-            is_clean(root);
-            if !died {
-                assert!(stop > 20, "{stop}");
-                deaths += stop;
-                break;
-            }
-        }
-    }
-    assert!(deaths > 50, "{deaths}");
 }
 
 #[test]
@@ -836,314 +753,4 @@ fn a_hibernated_tree_is_refused() {
     assert_eq!(listing(root), before);
     put(root, r"\hiberfil.sys", "wake of a finished one");
     clean(root).exits(0);
-}
-
-#[test]
-fn a_leftover_of_a_crash_is_named_and_removed_and_others_are_not() {
-    let dir = scratch();
-    let root = dir.path();
-    fill(root);
-    clean(root).exits(0);
-    put(
-        root,
-        r"\WINDOWS\.declone-0123456789abcdef.tmp",
-        machine::hive(5).build(),
-    );
-    put(root, r"\WINDOWS\.declone-notes.tmp", "mine");
-    let said = report(&scan(root).exits(0))["not_scanned"].to_string();
-    assert!(said.contains("interrupted"), "{said}");
-    assert_eq!(report(&clean(root).exits(0))["result"], "cleaned");
-    assert!(!at(root, r"\WINDOWS\.declone-0123456789abcdef.tmp").exists());
-    assert!(at(root, r"\WINDOWS\.declone-notes.tmp").exists());
-}
-
-/// How long the race is run: seconds in `DECLONE_RACE`, or two.
-fn race_time() -> Duration {
-    let seconds = std::env::var("DECLONE_RACE")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(2))
-}
-
-#[test]
-fn a_swapped_component_changes_nothing_outside() {
-    let outside = scratch();
-    fill(outside.path());
-    let before = listing(outside.path());
-    let until = Instant::now() + race_time();
-    let (mut swaps, mut runs, mut cleaned) = (0_u64, 0, 0);
-    while Instant::now() < until {
-        let dir = scratch();
-        let root = dir.path();
-        fill(root);
-        // The top or a level below changes places with a link to its like outside.
-        let top = runs % 2 == 0;
-        let (real, to) = match top {
-            true => ("WINDOWS", "WINDOWS"),
-            false => ("WINDOWS/system32/config", "WINDOWS/system32/config"),
-        };
-        let (real, link) = (root.join(real), root.join("link"));
-        symlink(outside.path().join(to), &link).unwrap();
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let swapper = scope.spawn(|| {
-                let flags = rustix::fs::RenameFlags::EXCHANGE;
-                let cwd = rustix::fs::CWD;
-                let mut swaps = 0_u64;
-                while !stop.load(Ordering::Relaxed) {
-                    rustix::fs::renameat_with(cwd, &real, cwd, &link, flags).unwrap();
-                    swaps += 1;
-                    // Mostly as it should be, so that some of the runs get far.
-                    let pause = if swaps.is_multiple_of(2) { 900 } else { 40 };
-                    std::thread::sleep(Duration::from_micros(pause));
-                }
-                swaps
-            });
-            let ran = clean(root);
-            stop.store(true, Ordering::Relaxed);
-            swaps += swapper.join().unwrap();
-            assert!(
-                [0, 3, 5, 6, 7].contains(&ran.code),
-                "{}: {}",
-                ran.code,
-                ran.out
-            );
-            cleaned += u32::from(ran.code == 0 || ran.code == 6);
-        });
-        runs += 1;
-        assert_eq!(listing(outside.path()), before, "nothing outside changes");
-    }
-    eprintln!("race: {swaps} swaps, {runs} runs, {cleaned} of them wrote");
-    assert!(swaps > 10 && runs > 0, "{swaps} swaps, {runs} runs");
-}
-
-/// A mount by a driver in the foreground; unmounted and waited for at its end.
-struct Mount(PathBuf, Option<std::process::Child>);
-
-impl Mount {
-    fn new(at: &Path, program: &str, args: &[&str]) -> Self {
-        let before = fs::metadata(at).unwrap().dev();
-        let mut child = Command::new(program)
-            .args(args)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{program} is missing ({e})"));
-        for _ in 0..500 {
-            if fs::metadata(at).is_ok_and(|meta| meta.dev() != before) {
-                return Self(at.to_owned(), Some(child));
-            }
-            if let Some(status) = child.try_wait().unwrap() {
-                assert!(status.success(), "{program}: {status}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("{program} does not get ready");
-    }
-
-    fn end(mut self) {
-        tool("umount", &[arg(&self.0)]);
-        let mut child = self.1.take().unwrap();
-        child.wait().unwrap();
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.1.take() {
-            Command::new("umount").arg("-l").arg(&self.0).status().ok();
-            child.wait().ok();
-        }
-    }
-}
-
-fn ntfs_attribute(path: &Path, name: &str) -> String {
-    let args = ["-h", "--only-values", "-n", name, "--absolute-names"];
-    let out = Command::new("getfattr")
-        .args(args)
-        .arg(path)
-        .output()
-        .unwrap();
-    hex::encode(out.stdout)
-}
-
-#[test]
-fn an_ntfs_volume_is_cleaned_through_its_mount() {
-    if !called("an_ntfs_volume_is_cleaned_through_its_mount") {
-        return;
-    }
-    let (dir, mnt) = (scratch(), scratch());
-    let image = dir.path().join("image");
-    let geometry = crate::support::ntfs_builder::Geometry::default();
-    let mut volume = machine::volume(64 << 20, geometry, 5);
-    // ntfs-3g does not remove a file that has a long name and no short one (`rm` fails there, too).
-    volume.entry(TARGETS[4]).names(Names::Both);
-    machine::write(&volume, &image);
-    let options = format!("no_detach,{}", "big_writes");
-    let mount = |options: &str| {
-        Mount::new(
-            mnt.path(),
-            "ntfs-3g",
-            &["-o", options, arg(&image), arg(mnt.path())],
-        )
-    };
-    // Read-only: looked at, not written.
-    let mounted = mount(&format!("{options},ro"));
-    scan(mnt.path()).exits(1);
-    assert!(clean(mnt.path()).exits(3).out.contains("read-only"));
-    mounted.end();
-
-    let mounted = mount(&options);
-    let root = mnt.path();
-    let hive = at(root, HIVE);
-    let names = ["system.ntfs_acl", "system.ntfs_attrib", "system.ntfs_times"];
-    let seen = || names.map(|name| ntfs_attribute(&hive, name));
-    // Hidden and archive; the creation time of 2001.
-    tool(
-        "setfattr",
-        &[
-            "-h",
-            "-n",
-            "system.ntfs_attrib",
-            "-v",
-            "0x22000000",
-            arg(&hive),
-        ],
-    );
-    let times = format!("0x{}", "00c0f8a5e4c0c001".repeat(4));
-    tool(
-        "setfattr",
-        &["-h", "-n", "system.ntfs_times", "-v", &times, arg(&hive)],
-    );
-    let before = seen();
-    assert!(before.iter().all(|value| !value.is_empty()), "{before:?}");
-    let done = report(&clean(root).exits(0));
-    assert_eq!(done["result"], "cleaned");
-    let after = seen();
-    assert_eq!(before[..2], after[..2]);
-    // Creation and write; reading it again may have changed that of access.
-    assert_eq!(before[2][..32], after[2][..32]);
-    is_clean(root);
-    let remarks = done["remarks"].to_string();
-    assert!(!remarks.contains("not kept"), "{remarks}");
-    mounted.end();
-
-    for path in HIVES {
-        let out = dir.path().join("hive");
-        let bytes = tool("ntfscat", &["-f", arg(&image), &path.replace('\\', "/")]).stdout;
-        fs::write(&out, bytes).unwrap();
-        if let Some(checker) = checker("check_hive.py") {
-            tool("python3", &[arg(&checker), arg(&out)]);
-        }
-    }
-    if let Some(checker) = checker("check_ntfs.py") {
-        tool("python3", &[arg(&checker), arg(&image)]);
-    }
-    // The image itself is clean by declone's other eyes, too; what the driver freed is left.
-    declone(&["scan", arg(&image)]).exits(0);
-}
-
-#[test]
-fn a_wim_is_cleaned_through_its_mount() {
-    if !called("a_wim_is_cleaned_through_its_mount") {
-        return;
-    }
-    let (dir, mnt) = (scratch(), scratch());
-    let tree = dir.path().join("tree");
-    fs::create_dir(&tree).unwrap();
-    fill(&tree);
-    // A name that is no UTF-8 cannot be captured.
-    fs::remove_dir_all(tree.join("WINDOWS/Temp")).unwrap();
-    let wim = dir.path().join("image.wim");
-    tool(
-        "wimcapture",
-        &[arg(&tree), arg(&wim), "--compress=LZX", "--no-acls"],
-    );
-    let before = fs::metadata(mnt.path()).unwrap().dev();
-    tool("wimmountrw", &[arg(&wim), "1", arg(mnt.path())]);
-    assert_ne!(fs::metadata(mnt.path()).unwrap().dev(), before);
-    let ran = clean(mnt.path());
-    let seen = scan(mnt.path());
-    tool("wimunmount", &["--commit", arg(mnt.path())]);
-    ran.exits(0);
-    seen.exits(0);
-    declone(&["scan", arg(&wim)]).exits(0);
-    let out = dir.path().join("out");
-    tool("wimapply", &[arg(&wim), "1", arg(&out)]);
-    is_clean(&out);
-    for path in HIVES {
-        if let Some(checker) = checker("check_hive.py") {
-            tool("python3", &[arg(&checker), arg(&at(&out, path))]);
-        }
-    }
-    tool("wimverify", &[arg(&wim)]);
-}
-
-#[test]
-fn a_signal_killed_run_is_finished_by_a_second_one() {
-    if !called("a_signal_killed_run_is_finished_by_a_second_one") {
-        return;
-    }
-    for call in [
-        "renameat:when=1",
-        "renameat:when=2",
-        "unlinkat:when=1",
-        "unlinkat:when=4",
-    ] {
-        let dir = scratch();
-        let root = dir.path();
-        fill(root);
-        let inject = format!("inject={}", call.replace(":when", ":signal=KILL:when"));
-        let program = env!("CARGO_BIN_EXE_declone");
-        let out = Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-e", &inject, program])
-            .args(["clean", arg(root), "--in-place"])
-            .output()
-            .expect("strace is missing");
-        assert!(!out.status.success(), "{call}");
-        clean(root).exits(0);
-        is_clean(root);
-    }
-}
-
-#[test]
-fn a_failure_in_the_middle_says_so_and_a_second_run_finishes() {
-    if !called("a_failure_in_the_middle_says_so_and_a_second_run_finishes") {
-        return;
-    }
-    for (call, code) in [
-        // The log of a clean hive is zeroed before the first rename.
-        ("renameat:error=EIO:when=1", 6),
-        ("renameat:error=EIO:when=2", 6),
-        ("unlinkat:error=EIO:when=2", 6),
-        ("fsync:error=EIO:when=1", 5),
-        ("fchmod:error=EIO:when=1", 0),
-    ] {
-        let dir = scratch();
-        let root = dir.path();
-        fill(root);
-        let before = listing(root);
-        let out = Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-e", &format!("inject={call}")])
-            .arg(env!("CARGO_BIN_EXE_declone"))
-            .args(["clean", arg(root), "--in-place"])
-            .output()
-            .expect("strace is missing");
-        let text = String::from_utf8_lossy(&out.stdout);
-        assert_eq!(out.status.code(), Some(code), "{call}: {text}");
-        match code {
-            5 => assert_eq!(files(&listing(root)), files(&before), "{call}"),
-            6 => assert!(text.contains("run the same command again"), "{text}"),
-            _ => assert!(
-                text.contains("mode 100644 was not kept") || text.contains("mode 644"),
-                "{text}"
-            ),
-        }
-        clean(root).exits(0);
-        is_clean(root);
-    }
-}
-
-/// Without the directories' own times: a temporary file came and went.
-fn files(listing: &BTreeMap<PathBuf, String>) -> Vec<(&PathBuf, &String)> {
-    listing.iter().filter(|(path, _)| !path.is_dir()).collect()
 }

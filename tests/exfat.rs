@@ -1,16 +1,16 @@
 //! Windows' files on exFAT: scan, clean, refuse; alone and beside NTFS and FAT.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc};
+use std::{collections::BTreeSet, fs, process::Command, sync::Arc};
 
 use declone::{
     device::{Device, Memory, Overlay},
-    tree::{FileEntry, FileId, FileTree, Listing, NamePattern, Owner},
+    tree::{FileTree, Owner},
     units::{FileOffset, VolumeOffset},
     volume::exfat::Exfat,
 };
 
 use crate::{
-    fat::{no_identity, same, succeeds, tree, wanted, wide},
+    clusters::{Flips, cleaned_to_the_byte, read, refused, wide},
     machine::{self, GUID},
     oracle,
     run::{arg, declone, digest, scratch},
@@ -139,96 +139,20 @@ fn expected(built: &BuiltExfat) -> Vec<u8> {
     want
 }
 
-fn without_hives(built: &BuiltExfat, volume: &[u8]) -> Vec<u8> {
-    let mut bytes = volume.to_vec();
-    for hive in HIVES {
-        for cluster in &built.files[hive].clusters {
-            let at = built.at(*cluster);
-            bytes[at..at + built.cluster].fill(0);
-        }
-    }
-    bytes
-}
-
 #[test]
 fn windows_on_exfat_is_cleaned_to_the_byte() {
     for (name, volume) in shapes() {
         let built = volume.build();
-        let dir = scratch();
-        let path = |end: &str| dir.path().join(format!("{name}.{end}"));
-        let (image, out, again, own, undo, report) = (
-            path("img"),
-            path("out"),
-            path("again"),
-            path("own"),
-            path("undo"),
-            path("json"),
-        );
-        fs::write(&image, &built.bytes).unwrap();
-        let before = digest(&image);
-        let scan = declone(&["scan", arg(&image), "--json", "-"])
-            .exits(1)
-            .json();
-        let rules: BTreeSet<&str> = scan["images"][0]["findings"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|f| f["rule"].as_str().unwrap())
-            .collect();
-        let all = ["sms.1x", "sms.abexprt", "sms.cfg", "sms.uid", "sms.uidfile"];
-        assert_eq!(rules, all.into(), "{name}");
-        let entry = format!("{:#x}", built.files[TARGETS[0]].slots[0]);
-        let place = serde_json::json!({"space": "directory entry", "value": entry});
-        let findings = scan["images"][0]["findings"].as_array().unwrap();
-        let named = findings
-            .iter()
-            .filter_map(|finding| finding["places"].as_array());
-        assert!(named.flatten().any(|one| *one == place), "{name}: {scan}");
-        declone(&[
-            "clean",
-            arg(&image),
-            "-o",
-            arg(&out),
-            "--prove",
-            "--json",
-            arg(&report),
-        ])
-        .exits(0);
-        assert_eq!(digest(&image), before, "{name}");
-
-        let new = fs::read(&out).unwrap();
-        same(
-            name,
-            &without_hives(&built, &new),
-            &without_hives(&built, &expected(&built)),
-        );
-        no_identity(name, &new);
-        for hive in HIVES {
-            let old = oracle::hive_lines(&built.read(&built.bytes, hive));
-            let new = oracle::hive_lines(&built.read(&new, hive));
-            let lost = old.iter().filter(|line| !new.contains(line)).count();
-            assert_eq!(lost, 1 + 2 * 4, "{name} {hive}");
-            assert!(new.iter().all(|line| old.contains(line)), "{name} {hive}");
-        }
-        declone(&["scan", arg(&out)]).exits(0);
-        declone(&["verify", arg(&out), "--against", arg(&report)]).exits(0);
-        let ran = declone(&["clean", arg(&out), "-o", arg(&again)]).exits(0);
-        assert!(ran.out.contains("Nothing to do"), "{name}: {}", ran.out);
-        assert_eq!(digest(&out), digest(&again), "{name}");
-
-        fs::copy(&image, &own).unwrap();
-        declone(&[
-            "clean",
-            arg(&own),
-            "--in-place",
-            "--prove",
-            "--undo",
-            arg(&undo),
-        ])
-        .exits(0);
-        assert_eq!(digest(&own), digest(&out), "{name}");
-        declone(&["undo", arg(&undo)]).exits(0);
-        assert_eq!(digest(&own), before, "{name}");
+        let look = |scan: &serde_json::Value| {
+            let entry = format!("{:#x}", built.files[TARGETS[0]].slots[0]);
+            let place = serde_json::json!({"space": "directory entry", "value": entry});
+            let findings = scan["images"][0]["findings"].as_array().unwrap();
+            let named = findings
+                .iter()
+                .filter_map(|finding| finding["places"].as_array());
+            assert!(named.flatten().any(|one| *one == place), "{name}: {scan}");
+        };
+        cleaned_to_the_byte(name, &built, &HIVES, &expected(&built), &look);
     }
 }
 
@@ -404,18 +328,7 @@ fn what_chkdsk_would_repair_is_refused_and_scanned() {
         let mut bytes = built.bytes.clone();
         damage(&built, &mut bytes);
         assert_ne!(bytes, built.bytes, "{name}");
-        let dir = scratch();
-        let image = dir.path().join("in.img");
-        fs::write(&image, &bytes).unwrap();
-        let scan = declone(&["scan", arg(&image), "--json", "-"])
-            .exits(1)
-            .json();
-        let found = scan["images"][0]["findings"].as_array().unwrap().len();
-        assert!(found >= 12, "{name}: {found}");
-        let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
-        let all = format!("{}{}", ran.out, ran.err);
-        assert!(all.contains(text), "{name}: {all}");
-        assert!(fs::read(&image).unwrap() == bytes, "{name}");
+        refused(name, &bytes, 12, text);
     }
 }
 
@@ -432,7 +345,7 @@ fn texfat_is_scanned_and_not_written() {
     assert!(fs::read(&image).unwrap() == built.bytes);
 }
 
-fn open(bytes: Vec<u8>) -> (Exfat, Device) {
+pub fn open(bytes: Vec<u8>) -> (Exfat, Device) {
     let device: Device = Arc::new(Overlay::new(Arc::new(Memory::new(bytes))));
     (Exfat::open(device.clone()).unwrap(), device)
 }
@@ -473,26 +386,6 @@ fn the_length_of_valid_data_is_kept() {
     assert_eq!(rest, [0; 3072]);
 }
 
-fn read(exfat: &Exfat, entry: &FileEntry) -> Vec<u8> {
-    let mut bytes = vec![0; entry.len as usize];
-    exfat.read_at(entry.id, FileOffset(0), &mut bytes).unwrap();
-    bytes
-}
-
-fn all_files(exfat: &Exfat) -> Vec<FileEntry> {
-    let mut files = Vec::new();
-    let mut directories = vec![FileId(0)];
-    while let Some(directory) = directories.pop() {
-        for entry in exfat.list(directory).unwrap() {
-            match entry.is_directory {
-                true => directories.push(entry.id),
-                false => files.push(entry),
-            }
-        }
-    }
-    files
-}
-
 /// A byte of a boot region, the FAT, the bitmap, the table or the directories flipped in three ways:
 /// the volume does not open, is refused, or the files go and everything else stays.
 #[test]
@@ -510,23 +403,17 @@ fn every_byte_of_metadata_flipped_three_ways() {
     volume.file(r"\TEMP\SMSUID.DAT", "x").deleted();
     volume.behind("Sms1x.ini");
     let built = volume.build();
-    let mut ends = [0_u32; 3];
-    for at in metadata(&built) {
-        for change in [0_u8, 0xFF, built.bytes[at] ^ 1 << (at % 8)] {
-            if change == built.bytes[at] {
-                continue;
-            }
-            let mut bytes = built.bytes.clone();
-            bytes[at] = change;
-            // With a right checksum, too: what the fields say has to be judged by itself.
-            if at < 24 * 512 && !matches!(at, 106 | 107 | 112) && at % 3 != 0 {
-                reseal(&mut bytes, 512);
-            }
-            ends[flipped(bytes, at)] += 1;
+    let mut flips = Flips {
+        open: Exfat::open,
+        ends: [0; 3],
+    };
+    flips.all(&built.bytes, &metadata(&built), &|bytes, at| {
+        // With a right checksum, too: what the fields say has to be judged by itself.
+        if at < 24 * 512 && !matches!(at, 106 | 107 | 112) && at % 3 != 0 {
+            reseal(bytes, 512);
         }
-    }
-    assert!(ends.iter().all(|count| *count > 40), "{ends:?}");
-    println!("{ends:?}");
+    });
+    assert!(flips.ends.iter().all(|n| *n > 40), "{:?}", flips.ends);
 }
 
 /// Positions of metadata that says something.
@@ -546,313 +433,6 @@ fn metadata(built: &BuiltExfat) -> Vec<usize> {
         places.extend(placed.slots.iter().flat_map(|slot| *slot..slot + 32));
     }
     places
-}
-
-/// How it ended: 0 did not open, 1 refused, 2 cleaned.
-fn flipped(bytes: Vec<u8>, at: usize) -> usize {
-    let under: Device = Arc::new(Memory::new(bytes));
-    let device: Device = Arc::new(Overlay::new(under.clone()));
-    let Ok(exfat) = Exfat::open(device.clone()) else {
-        return 0;
-    };
-    let patterns = ["Smscfg.ini", "Smsuid.dat", "SOFTWARE"].map(NamePattern::exact);
-    let Ok(census) = exfat.census(&patterns, &mut |_| {}) else {
-        return 0;
-    };
-    for entry in &census.found {
-        let mut buffer = vec![0; entry.len.min(10_000) as usize];
-        let _ = exfat.read_at(entry.id, FileOffset(0), &mut buffer);
-        let _ = exfat.extents(entry.id);
-        let _ = exfat.list(entry.id);
-    }
-    let all: Vec<VolumeOffset> = (0..under.len()).step_by(97).map(VolumeOffset).collect();
-    exfat.owners(&all, &[]).unwrap();
-    if !exfat.obstacles().unwrap().is_empty() {
-        return 1;
-    }
-    let targets: Vec<_> = census
-        .found
-        .iter()
-        .filter(|entry| !entry.is_directory && !entry.names.iter().any(|n| n.eq_ascii("SOFTWARE")))
-        .collect();
-    let mut want: Listing = census.listing;
-    for entry in &targets {
-        want.subtract(&entry.listing);
-    }
-    let before = Exfat::open(under.clone()).unwrap();
-    let kept: Vec<(FileEntry, Vec<u8>)> = all_files(&exfat)
-        .into_iter()
-        .filter(|entry| !targets.iter().any(|target| target.id == entry.id))
-        .map(|entry| (entry.clone(), read(&exfat, &entry)))
-        .collect();
-    let ids: Vec<_> = targets.iter().map(|entry| entry.id).collect();
-    exfat
-        .remove(&ids)
-        .unwrap_or_else(|e| panic!("{at:#x}: {e}"));
-    let after = Exfat::open(device.clone()).unwrap();
-    assert_eq!(
-        after.census(&patterns, &mut |_| {}).unwrap().listing,
-        want,
-        "{at:#x}"
-    );
-    for (entry, bytes) in kept {
-        assert_eq!(read(&after, &entry), bytes, "{at:#x}: {}", entry.path());
-    }
-    let touched = [0..under.len()];
-    let old = before.check_touched(&touched).unwrap();
-    let new = after.check_touched(&touched).unwrap();
-    let more: Vec<_> = new.iter().filter(|line| !old.contains(line)).collect();
-    assert!(more.is_empty(), "{at:#x}: {more:?}");
-    2
-}
-
-#[test]
-fn the_sample_made_by_others_is_read() {
-    let Some(samples) = crate::run::samples("the_sample_made_by_others_is_read") else {
-        return;
-    };
-    let packed = samples.join("ntfs/exfat.img.xz");
-    let bytes = crate::fat::output("xz", &["-dc", arg(&packed)]).stdout;
-    let (exfat, _) = open(bytes.clone());
-    let obstacles = exfat.obstacles().unwrap();
-    assert!(obstacles.is_empty(), "{obstacles:?}");
-    let lines = exfat.check_touched(&[0..bytes.len() as u64]).unwrap();
-    assert!(
-        lines.iter().all(|line| line.contains("zeros expected")),
-        "{lines:?}"
-    );
-    let dir = scratch();
-    let image = dir.path().join("exfat.img");
-    fs::write(&image, &bytes).unwrap();
-    declone(&["scan", arg(&image)]).exits(0);
-    let files = all_files(&exfat);
-    assert_eq!(files.len(), 6);
-    if !wanted() {
-        return;
-    }
-    for entry in files {
-        let path = entry.path().trim_start_matches('\\').replace('\\', "/");
-        assert!(
-            cat(&image, &path) == read(&exfat, &entry),
-            "{path}: the Sleuth Kit reads something else"
-        );
-    }
-}
-
-/// The same volume with an identity put on it through exfat-fuse.
-#[test]
-fn the_sample_made_by_others_is_cleaned() {
-    let Some(samples) = crate::run::samples("the_sample_made_by_others_is_cleaned") else {
-        return;
-    };
-    if !wanted() {
-        eprintln!("the_sample_made_by_others_is_cleaned: NOT RUN, DECLONE_WITNESS");
-        return;
-    }
-    let packed = samples.join("ntfs/exfat.img.xz");
-    let dir = scratch();
-    let path = |end: &str| dir.path().join(end);
-    let (image, out, own, mount) = (
-        path("in.img"),
-        path("out.img"),
-        path("own.img"),
-        path("mount"),
-    );
-    let bytes = crate::fat::output("xz", &["-dc", arg(&packed)]).stdout;
-    fs::write(&image, bytes).unwrap();
-    let before = {
-        let mounted = Mounted::new(&image, &mount);
-        let before = tree(&mounted.at);
-        for to in ["subdir/Smscfg.ini", "SMSUID.DAT", "sms1x.ini"] {
-            fs::write(mounted.at.join(to), machine::ini()).unwrap();
-        }
-        fs::remove_file(mounted.at.join("sms1x.ini")).unwrap();
-        before
-    };
-    fsck(&image);
-    declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
-    fsck(&out);
-    fs::copy(&out, &own).unwrap();
-    let mounted = Mounted::new(&own, &mount);
-    assert_eq!(tree(&mounted.at), before);
-    drop(mounted);
-    no_identity("sample", &fs::read(&out).unwrap());
-    let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
-    assert!(!listed.contains("sms"), "{listed}");
-}
-
-/// A file's bytes as the Sleuth Kit reads them.
-fn cat(image: &Path, path: &str) -> Vec<u8> {
-    let listed = succeeds("fls", &["-r", "-p", arg(image)]);
-    let line = listed
-        .lines()
-        .find(|line| line.ends_with(&format!("\t{path}")))
-        .unwrap_or_else(|| panic!("{path}: {listed}"));
-    let number = line.split([' ', ':']).nth(1).unwrap().trim_end_matches(':');
-    crate::fat::output("icat", &[arg(image), number]).stdout
-}
-
-#[track_caller]
-fn fsck(image: &Path) {
-    let text = succeeds("/usr/sbin/fsck.exfat", &["-n", arg(image)]);
-    assert!(text.contains(": clean."), "{text}");
-    // Entries that may be ignored and that fsck.exfat does not know: the GUID of the volume.
-    let known = |line: &&str| !line.contains("unknown entry type 0xa0");
-    let wrong: Vec<&str> = text
-        .lines()
-        .filter(known)
-        .filter(|line| line.contains("ERROR"))
-        .collect();
-    assert!(wrong.is_empty(), "{text}");
-}
-
-/// A volume of the own builder is one to others, too.
-#[test]
-fn a_built_volume_passes_fsck_before_and_after() {
-    if !wanted() {
-        eprintln!("a_built_volume_passes_fsck_before_and_after: NOT RUN, DECLONE_WITNESS");
-        return;
-    }
-    let dir = scratch();
-    let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
-    fixtures::unpack_to("tiny-exfat.img", &image).unwrap();
-    fsck(&image);
-    declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
-    fsck(&out);
-    let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
-    for target in ["smscfg.ini\n", "smsuid", "sms1x"] {
-        assert!(!listed.contains(target), "{listed}");
-    }
-    let decoy = "WINDOWS/Smscfg.ini.bak";
-    assert_eq!(cat(&out, decoy), b"a decoy");
-    assert_eq!(cat(&image, decoy), b"a decoy");
-}
-
-/// A loop device and a mount that go with the test.
-struct Mounted {
-    device: String,
-    at: std::path::PathBuf,
-}
-
-impl Mounted {
-    fn new(image: &Path, at: &Path) -> Self {
-        let device = succeeds("losetup", &["-f", "--show", arg(image)]);
-        let device = device.trim().to_owned();
-        fs::create_dir_all(at).unwrap();
-        let mounted = Self {
-            device,
-            at: at.to_owned(),
-        };
-        succeeds("mount.exfat-fuse", &[&mounted.device, arg(at)]);
-        mounted
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.at).status();
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
-    }
-}
-
-/// Volumes that `mkfs.exfat` and exfat-fuse made; `fsck.exfat`, exfat-fuse and the Sleuth Kit judge.
-#[test]
-fn volumes_of_mkfs_and_fuse_pass_their_own_checks() {
-    if !wanted() {
-        eprintln!("volumes_of_mkfs_and_fuse_pass_their_own_checks: NOT RUN, DECLONE_WITNESS");
-        return;
-    }
-    let shapes: [(&str, &[&str], u64); 5] = [
-        ("512", &["-c", "512"], 8 << 20),
-        ("4k", &["-c", "4K"], 16 << 20),
-        ("128k", &["-c", "128K"], 64 << 20),
-        ("pack", &["-c", "8K", "--pack-bitmap"], 16 << 20),
-        ("32m", &["-c", "32M"], 1 << 30),
-    ];
-    for (name, options, len) in shapes {
-        let dir = scratch();
-        let path = |end: &str| dir.path().join(format!("{name}.{end}"));
-        let (image, out, own, mount) = (path("img"), path("out"), path("own"), path("mount"));
-        fs::File::create(&image).unwrap().set_len(len).unwrap();
-        let mut args = options.to_vec();
-        args.push(arg(&image));
-        succeeds("/usr/sbin/mkfs.exfat", &args);
-        let few = name == "32m";
-        {
-            let mounted = Mounted::new(&image, &mount);
-            let put = |file: &str, bytes: &[u8]| {
-                let place = mounted.at.join(file);
-                fs::create_dir_all(place.parent().unwrap()).unwrap();
-                fs::write(place, bytes).unwrap();
-            };
-            put(
-                "WINDOWS/system32/config/software",
-                &machine::hive(3).build(),
-            );
-            put("WINDOWS/Smscfg.ini", machine::ini().as_bytes());
-            for i in 0..if few { 4 } else { 40_usize } {
-                let name =
-                    format!("WINDOWS/system32/library \u{1F600} {i:02} with a long name.dll");
-                put(&name, &vec![i as u8 + 1; 100 + i * 333]);
-            }
-            // Holes in the free space, so that what follows is in pieces.
-            for i in (0..if few { 4 } else { 40_usize }).step_by(2) {
-                let name =
-                    format!("WINDOWS/system32/library \u{1F600} {i:02} with a long name.dll");
-                fs::remove_file(mounted.at.join(name)).unwrap();
-            }
-            put("WINDOWS/system32/SMSUID.DAT", &[0x5A; 70_000]);
-            put("Documents and Settings/All Users/sms1x.ini", &[0x41; 300]);
-            put(&format!("long/{}", "n".repeat(255)), b"");
-            put("big.bin", &[0x77; 200_000]);
-            // A target that was deleted before the capture.
-            put("WINDOWS/Smsuid.dat", machine::ini().as_bytes());
-            fs::remove_file(mounted.at.join("WINDOWS/Smsuid.dat")).unwrap();
-        }
-        fsck(&image);
-        let mut old = {
-            let mounted = Mounted::new(&image, &mount);
-            tree(&mounted.at)
-        };
-        let before = fs::read(&image).unwrap();
-        declone(&["clean", arg(&image), "-o", arg(&out), "--prove"]).exits(0);
-        assert!(fs::read(&image).unwrap() == before, "{name}");
-        fsck(&out);
-        fs::copy(&out, &own).unwrap();
-        let new = {
-            let mounted = Mounted::new(&own, &mount);
-            tree(&mounted.at)
-        };
-        for gone in [
-            "WINDOWS/Smscfg.ini",
-            "WINDOWS/system32/SMSUID.DAT",
-            "Documents and Settings/All Users/sms1x.ini",
-        ] {
-            assert!(old.remove(gone).is_some(), "{name}: {gone}");
-        }
-        let hive = "WINDOWS/system32/config/software";
-        assert!(
-            old.remove(hive).is_some_and(|bytes| bytes != new[hive]),
-            "{name}"
-        );
-        assert_eq!(new.len(), old.len() + 1, "{name}");
-        assert!(
-            old.iter().all(|(file, bytes)| new[file] == *bytes),
-            "{name}"
-        );
-        let bytes = fs::read(&out).unwrap();
-        no_identity(name, &bytes);
-        assert!(oracle::find_all(&bytes, &wide("Smsuid.dat")).is_empty());
-        let listed = succeeds("fls", &["-r", "-p", arg(&out)]).to_lowercase();
-        for target in ["smscfg", "smsuid", "sms1x"] {
-            assert!(!listed.contains(target), "{name}: {listed}");
-        }
-        fs::copy(&image, &own).unwrap();
-        declone(&["clean", arg(&own), "--in-place", "--prove"]).exits(0);
-        assert_eq!(digest(&own), digest(&out), "{name}");
-        let ran = declone(&["clean", arg(&own), "--in-place"]).exits(0);
-        assert!(ran.out.contains("Nothing to do"), "{name}: {}", ran.out);
-    }
 }
 
 /// Stopped after every page and inside it, the change is finished by `recover`; killed at any moment,

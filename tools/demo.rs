@@ -28,13 +28,22 @@ fn main() -> ExitCode {
 fn run() -> io::Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let declone = declone(root)?;
-    let folder = env::args_os()
-        .nth(1)
-        .map_or_else(|| root.join("target/demo"), PathBuf::from);
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
-    }
+    let folder = match env::args_os().nth(1).map(PathBuf::from) {
+        // Somebody's own directory is not emptied.
+        Some(named) => named,
+        None => {
+            let own = root.join("target/demo");
+            if own.exists() {
+                fs::remove_dir_all(&own)?;
+            }
+            own
+        }
+    };
     fs::create_dir_all(&folder)?;
+    if fs::read_dir(&folder)?.next().is_some() {
+        let what = format!("{}: a new or empty directory expected", folder.display());
+        return Err(io::Error::other(what));
+    }
     env::set_current_dir(&folder)?;
     let image = Path::new("xp-sms2003.img");
     support::fixtures::unpack_to("xp-sms2003.img", image)?;

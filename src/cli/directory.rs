@@ -16,7 +16,7 @@ use crate::{
         directory::{Directory, Why},
     },
     plan::{self, NotScanned, Plan, VolumePlan, tokens, tokens::Token},
-    report::{Done, ImageReport, Phase, RemovalFacts, Searched},
+    report::{Done, ErrorFacts, ImageReport, Phase, RemovalFacts, Searched},
     rules::Rule,
     text::escape,
     tree::{FileEntry, FileTree},
@@ -353,14 +353,18 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     directory.close();
     let hold = interrupt::hold();
     report.phase = Phase::Writing;
-    match directory::commit(&directory, &work, &mut |_| {}) {
-        Ok(notes) => report.remarks.extend(notes),
-        Err(error) if error.kind() == Kind::Interrupted => {
+    let outcome = directory::commit(&directory, &work, &mut |_| {});
+    report.remarks.extend(outcome.notes);
+    let failed = outcome.failed.iter();
+    report.errors.extend(failed.map(ErrorFacts::from));
+    match outcome.error {
+        None => {}
+        Some(error) if error.kind() == Kind::Interrupted => {
             done.written = true;
             report.done = Some(done);
             return Err(error);
         }
-        Err(error) => {
+        Some(error) => {
             report.phase = Phase::Untouched;
             hold.release();
             return Err(error);

@@ -170,7 +170,8 @@ pub(super) fn verdict(report: &ImageReport) -> String {
         "cleaned" => format!("Cleaned: {deletable} items removed{left}{unread}."),
         "refused" => "Refused: nothing was written.".to_owned(),
         "interrupted" if report.is_directory() => {
-            "Interrupted: done in part; run the same command again to finish it.".to_owned()
+            "Interrupted: the directory is changed and not clean yet; run the same command again."
+                .to_owned()
         }
         "interrupted" => {
             "Interrupted: do not use the image before `declone recover` has finished it.".to_owned()

@@ -1,7 +1,7 @@
 //! Volumes: which file system is it, and the three that declone edits; a directory of the host.
 //!
 //! In: a device that starts at a boot sector. Out: a [`Probe`] by evidence, a [`ntfs::Ntfs`],
-//! a [`fat::Fat`], an [`exfat::Exfat`].
+//! a [`fat::Fat`], an [`exfat::Exfat`]; the latter two are one [`clusters::Volume`] each.
 //! Or: a path. Out: a [`directory::Directory`].
 //! Knows: units, error, bytes, text, device, tree. Facts from: `ntfs/format.rs`, `fat/format.rs`,
 //! `exfat/format.rs`, `probe.rs`.
@@ -16,6 +16,7 @@
     clippy::panic
 )]
 
+pub mod clusters;
 pub mod directory;
 pub mod exfat;
 pub mod fat;

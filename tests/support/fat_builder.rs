@@ -144,7 +144,9 @@ fn short_of(name: &str, taken: &[[u8; 11]]) -> ([u8; 11], bool) {
         let kept = s.chars().filter(char::is_ascii_alphanumeric);
         kept.take(n).collect()
     };
-    for n in 1.. {
+    let mut n = 0;
+    loop {
+        n += 1;
         let tail = format!("~{n}");
         let short = pad(
             &format!("{}{tail}", clean(base, 8 - tail.len())),
@@ -154,7 +156,6 @@ fn short_of(name: &str, taken: &[[u8; 11]]) -> ([u8; 11], bool) {
             return (short, true);
         }
     }
-    unreachable!()
 }
 
 /// All slots of an entry, the short one last.

@@ -264,40 +264,64 @@ struct Waiting {
     stat: Stat,
 }
 
+/// How the work ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Remarks.
+    pub notes: Vec<String>,
+    /// What could not be done, each with its file; the rest was done all the same.
+    pub failed: Vec<Error>,
+    /// Why not all of it was done: [`Kind::Interrupted`] if anything was changed.
+    pub error: Option<Error>,
+}
+
 /// Does all of it. `gate` is called before each call that changes anything, with a word for it; it
-/// is for tests that stop there. Gives back remarks. An error says whether anything was changed:
-/// [`Kind::Interrupted`] if so.
-pub fn commit(
-    directory: &Directory,
-    work: &Work,
-    gate: &mut dyn FnMut(&str),
-) -> Result<Vec<String>> {
+/// is for tests that stop there.
+///
+/// A hive or a log that fails ends the work: what stays tells the second run what is stale. A file
+/// that cannot be removed keeps no other from going.
+pub fn commit(directory: &Directory, work: &Work, gate: &mut dyn FnMut(&str)) -> Outcome {
     let mut run = Run {
         directory,
         old: work.old.clone(),
         waiting: HashMap::new(),
         notes: Vec::new(),
+        failed: Vec::new(),
         changed: false,
         gate,
     };
-    let result = run.all(work);
-    match result {
-        Ok(()) => Ok(run.notes),
-        Err((at, error)) => {
-            run.clear();
-            match run.changed {
-                false => Err(error),
-                true => Err(Error::new(
-                    Kind::Interrupted,
-                    format!(
-                        "directory: done in part ({at} of {} steps): {error}",
-                        work.steps.len()
-                    ),
-                )
-                .advise("each file is either old or new: run the same command again")),
-            }
+    let stopped = run.all(work).err();
+    run.clear();
+    let (mut failed, changed) = (run.failed, run.changed);
+    let notes = run.notes;
+    let error = match stopped {
+        None if failed.is_empty() => None,
+        Some((_, error)) if !changed => Some(error),
+        None if !changed => Some(failed.remove(0)),
+        Some((at, error)) => Some(in_part(at, work, &error.to_string())),
+        None => {
+            let done = work.steps.len().saturating_sub(failed.len());
+            let count = match failed.len() {
+                1 => "1 file was not removed".to_owned(),
+                n => format!("{n} files were not removed"),
+            };
+            Some(in_part(done, work, &count))
         }
+    };
+    Outcome {
+        notes,
+        failed,
+        error,
     }
+}
+
+fn in_part(done: usize, work: &Work, why: &str) -> Error {
+    let all = work.steps.len();
+    Error::new(
+        Kind::Interrupted,
+        format!("directory: done in part ({done} of {all} steps): {why}"),
+    )
+    .advise("each file is either old or new: run the same command again")
 }
 
 struct Run<'a> {
@@ -305,6 +329,7 @@ struct Run<'a> {
     old: HashMap<FileId, (Stat, Sha)>,
     waiting: HashMap<usize, Waiting>,
     notes: Vec<String>,
+    failed: Vec<Error>,
     /// Whether a second look would see anything else than before.
     changed: bool,
     gate: &'a mut dyn FnMut(&str),
@@ -323,8 +348,14 @@ impl Run<'_> {
             }
         }
         for (number, step) in work.steps.iter().enumerate() {
-            self.step(number, step)
-                .map_err(|e| (number, e.at("file", &step.shown)))?;
+            let Err(error) = self.step(number, step) else {
+                continue;
+            };
+            let error = error.at("file", &step.shown);
+            match step.what {
+                What::Leftover(..) | What::Remove { .. } => self.failed.push(error),
+                What::Replace { .. } | What::Blank { .. } => return Err((number, error)),
+            }
         }
         Ok(())
     }
@@ -436,13 +467,11 @@ impl Run<'_> {
             What::Blank { id } => self.blank(*id, &step.shown),
             What::Remove { id } => {
                 let (seen, links) = self.directory.file(*id)?;
+                let mut first = Ok(());
                 for link in &links {
-                    let parent = self.directory.parent(link)?;
-                    self.unlink(&parent, link, &seen)?;
-                    (self.gate)("sync directory");
-                    sync_directory(&parent)?;
+                    first = first.and(self.remove(link, &seen));
                 }
-                Ok(())
+                first
             }
         }
     }
@@ -515,14 +544,29 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn remove(&mut self, link: &Link, seen: &Stat) -> Result<()> {
+        let parent = self.directory.parent(link)?;
+        self.unlink(&parent, link, seen)?;
+        (self.gate)("sync directory");
+        sync_directory(&parent)
+    }
+
     fn unlink(&mut self, parent: &OwnedFd, link: &Link, seen: &Stat) -> Result<()> {
         let now = stat(parent, &link.name).map_err(|e| failed("file: its attributes", e))?;
         if !now.is_still(seen) {
             return Err(swapped());
         }
         (self.gate)("unlink");
-        rustix::fs::unlinkat(parent, &*link.name, AtFlags::empty())
-            .map_err(|e| failed("file: remove", e))?;
+        let removed = rustix::fs::unlinkat(parent, &*link.name, AtFlags::empty());
+        if removed == Err(Errno::NOENT) && stat(parent, &link.name).is_ok() {
+            return Err(Error::new(
+                Kind::Io,
+                "file: a driver that removes it expected, found one that lists it and says that it is \
+                 not there (ntfs-3g does so with a long name that has no short one)",
+            )
+            .advise("unmount the volume and clean the image or the device"));
+        }
+        removed.map_err(|e| failed("file: remove", e))?;
         self.changed = true;
         Ok(())
     }

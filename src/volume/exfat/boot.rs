@@ -5,7 +5,10 @@ use crate::{
     bytes::{View, all_zero},
     device::Device,
     error::{At, Error, Result},
-    volume::widths::{narrow, product, sum},
+    volume::{
+        clusters::{self, Heap},
+        widths::{narrow, product, sum},
+    },
 };
 
 /// What the boot sector says, checked. Offsets are volume offsets in bytes.
@@ -13,8 +16,6 @@ use crate::{
 pub struct Geometry {
     /// Bytes a sector.
     pub sector_len: u64,
-    /// Bytes a cluster.
-    pub cluster_len: u64,
     /// Where the first FAT starts.
     pub fat_start: u64,
     /// Bytes of one FAT.
@@ -25,10 +26,8 @@ pub struct Geometry {
     pub active: u64,
     /// First cluster of the root directory.
     pub root: u32,
-    /// Where cluster 2 starts.
-    pub heap_start: u64,
-    /// Number of clusters; the last one's number is one more.
-    pub cluster_count: u64,
+    /// The clusters.
+    pub heap: Heap,
     /// Flags of the volume as they were.
     pub flags: u16,
     /// Length of the volume.
@@ -36,11 +35,6 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Reads the boot sector.
-    pub fn parse(sector: &[u8]) -> Result<Self> {
-        Self::parse_view(View::new(sector, "exFAT boot sector")).at("volume offset", "0x0")
-    }
-
     fn parse_view(view: View<'_>) -> Result<Self> {
         let wrong = |what: &str, found: u64| {
             Error::malformed(format!("exFAT boot sector: {what} expected, found {found}"))
@@ -106,58 +100,46 @@ impl Geometry {
         }
         let found = Self {
             sector_len,
-            cluster_len,
             fat_start,
             fat_len,
             fats,
             active,
             root: view.u32(boot::ROOT_CLUSTER)?,
-            heap_start,
-            cluster_count,
+            heap: Heap {
+                start: heap_start,
+                cluster_len,
+                cluster_count,
+            },
             flags,
             volume_len,
         };
-        if !found.has(found.root) {
+        if !found.heap.has(found.root) {
             return Err(wrong("a cluster of the root directory", found.root.into()));
         }
         Ok(found)
     }
+}
 
-    /// Whether there is a cluster of this number.
-    #[must_use]
-    pub fn has(&self, cluster: u32) -> bool {
-        cluster >= 2 && u64::from(cluster) < self.cluster_count.saturating_add(2)
+impl clusters::Geometry for Geometry {
+    fn parse(sector: &[u8]) -> Result<Self> {
+        Self::parse_view(View::new(sector, "exFAT boot sector")).at("volume offset", "0x0")
     }
 
-    /// Where a cluster starts; it must exist.
-    #[must_use]
-    pub fn offset_of(&self, cluster: u32) -> u64 {
-        let index = u64::from(cluster).saturating_sub(2);
-        self.heap_start
-            .saturating_add(index.saturating_mul(self.cluster_len))
+    fn heap(&self) -> &Heap {
+        &self.heap
     }
 
-    /// Which cluster a byte of the volume is in.
-    #[must_use]
-    pub fn cluster_at(&self, offset: u64) -> Option<u32> {
-        let index = offset
-            .checked_sub(self.heap_start)?
-            .checked_div(self.cluster_len)?;
-        let cluster = u32::try_from(index.checked_add(2)?).ok()?;
-        self.has(cluster).then_some(cluster)
+    fn sector_len(&self) -> u64 {
+        self.sector_len
     }
 
-    /// Clusters that so many bytes need.
-    #[must_use]
-    pub fn clusters_for(&self, len: u64) -> u64 {
-        len.div_ceil(self.cluster_len)
+    fn volume_len(&self) -> u64 {
+        self.volume_len
     }
 
-    /// Where the active FAT starts.
-    #[must_use]
-    pub fn active_fat(&self) -> u64 {
-        self.fat_start
-            .saturating_add(self.active.saturating_mul(self.fat_len))
+    fn active_fat(&self) -> (u64, u64) {
+        let before = self.active.saturating_mul(self.fat_len);
+        (self.fat_start.saturating_add(before), self.fat_len)
     }
 }
 

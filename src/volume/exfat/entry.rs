@@ -5,38 +5,10 @@ use super::{
     table::Allocation,
     upcase::Upcase,
 };
-use crate::text::Name;
-
-/// The bytes of a slot.
-pub(super) type Raw = [u8; slot::LEN];
-
-/// A byte of a slot.
-#[must_use]
-pub(super) fn byte(raw: &Raw, at: usize) -> u8 {
-    raw.get(at).copied().unwrap_or(0)
-}
-
-fn array<const N: usize>(raw: &Raw, at: usize) -> [u8; N] {
-    std::array::from_fn(|i| byte(raw, at.saturating_add(i)))
-}
-
-/// Two bytes of a slot.
-#[must_use]
-pub(super) fn word(raw: &Raw, at: usize) -> u16 {
-    u16::from_le_bytes(array(raw, at))
-}
-
-/// Four bytes of a slot.
-#[must_use]
-pub(super) fn dword(raw: &Raw, at: usize) -> u32 {
-    u32::from_le_bytes(array(raw, at))
-}
-
-/// Eight bytes of a slot.
-#[must_use]
-pub(super) fn qword(raw: &Raw, at: usize) -> u64 {
-    u64::from_le_bytes(array(raw, at))
-}
+use crate::{
+    text::Name,
+    volume::clusters::{Raw, byte, dword, qword, word},
+};
 
 /// What an entry says of its clusters, given its flags.
 #[must_use]

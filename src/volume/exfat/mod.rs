@@ -20,69 +20,126 @@ mod check;
 mod edit;
 mod entry;
 pub mod format;
-mod owners;
 mod table;
-mod tree;
 mod upcase;
 mod walk;
 
-use std::sync::{Arc, Mutex};
-
 use boot::Geometry;
-use walk::Walk;
+use format::slot;
+pub use walk::{Entry, Remains, Seen};
 
+use super::clusters::{
+    Chain, Format, Judgement, Node, Raw, Stale, Table, Taken, Volume, Walk, byte,
+};
 use crate::{
-    device::Device,
-    error::{At, Error, Result},
+    error::Result,
+    tree::{Listing, NamePattern},
 };
 
 /// An exFAT volume.
-#[derive(Debug)]
-pub struct Exfat {
-    device: Device,
-    geometry: Geometry,
-    /// What the last pass saw; forgotten when entries or chains are edited.
-    walk: Mutex<Option<Arc<Walk>>>,
-}
+pub type Exfat = Volume<ExfatFormat>;
 
-impl Exfat {
-    /// Opens a volume by its boot sector. Whatever else is damaged is an obstacle to writing.
-    pub fn open(device: Device) -> Result<Self> {
-        let mut sector = [0; 512];
-        device.read_at(0, &mut sector).at("volume offset", "0x0")?;
-        let geometry = Geometry::parse(&sector)?;
-        Ok(Self {
-            device,
-            geometry,
-            walk: Mutex::new(None),
-        })
+/// exFAT 1.x.
+#[derive(Clone, Copy, Debug)]
+pub struct ExfatFormat;
+
+impl Format for ExfatFormat {
+    const NAME: &'static str = "exFAT";
+    const CHKDSK: &'static str = "check the volume in Windows (chkdsk /f), then capture it again";
+    const JUDGEMENTS: &'static [(&'static str, Judgement<Self>)] = &[
+        ("volume-truncated", Exfat::check_length),
+        ("dirty-flag", check::check_flags),
+        ("boot-region", check::check_regions),
+        ("texfat", check::check_copies),
+        ("structure", Exfat::check_structure),
+    ];
+    type Geometry = Geometry;
+    type Entry = Entry;
+    type Remains = Remains;
+    type Seen = Seen;
+
+    fn label(_geometry: &Geometry) -> String {
+        "exFAT".to_owned()
     }
 
-    /// The geometry.
-    #[must_use]
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
+    fn take(exfat: &Exfat) -> Result<Walk<Self>> {
+        walk::take(exfat)
     }
 
-    /// The tree as it is now.
-    fn walk(&self) -> Result<Arc<Walk>> {
-        let mut kept = self.lock()?;
-        if let Some(walk) = kept.as_ref() {
-            return Ok(walk.clone());
+    fn upcase(walk: &Walk<Self>, unit: u16) -> u16 {
+        walk.seen.upcase.unit(unit)
+    }
+
+    fn fixed(walk: &Walk<Self>) -> Listing {
+        Listing {
+            sum: walk.seen.fixed_sum,
+            ..Listing::default()
         }
-        let walk = Arc::new(Walk::take(self)?);
-        *kept = Some(walk.clone());
-        Ok(walk)
     }
 
-    fn forget_walk(&self) -> Result<()> {
-        *self.lock()? = None;
+    /// Where the entries stand, everything in them, and whose directory they are in.
+    fn listing(node: &Node<Entry>, parent: u64) -> Listing {
+        let sum = u128::from_le_bytes(node.entry.digest);
+        Listing {
+            files: 1,
+            names: 1,
+            sum: sum.wrapping_mul(u128::from(parent).wrapping_mul(2).wrapping_add(1)),
+        }
+    }
+
+    fn remains(remains: &Remains, _patterns: &[NamePattern]) -> Vec<u8> {
+        let units = remains.name.units().iter();
+        let mut bytes: Vec<u8> = units.flat_map(|unit| unit.to_le_bytes()).collect();
+        bytes.extend([0, 0]);
+        bytes
+    }
+
+    /// Clusters of entries that are not understood go with their file (section 8.2).
+    fn chains(table: &mut Table<'_, Self>, entry: &Entry) -> Result<Vec<Chain>> {
+        let all = std::iter::once(&entry.set.data).chain(&entry.set.extra);
+        all.map(|of| table.chain(*of)).collect()
+    }
+
+    fn is_free(table: &mut Table<'_, Self>, walk: &Walk<Self>, cluster: u32) -> Result<bool> {
+        walk.is_free(table.volume(), cluster)
+    }
+
+    fn is_owned(_table: &mut Table<'_, Self>, walk: &Walk<Self>, cluster: u32) -> Result<bool> {
+        Ok(walk.seen.taken.has(cluster))
+    }
+
+    fn is_live(raw: &Raw, is_stale: bool) -> bool {
+        byte(raw, 0) & slot::IN_USE != 0 && !is_stale
+    }
+
+    fn is_mark(first: u8) -> bool {
+        first & slot::IN_USE == 0
+    }
+
+    /// Its type, marked as not in use: a type of 0 would end the directory.
+    fn mark(raw: &Raw) -> u8 {
+        byte(raw, 0) & !slot::IN_USE
+    }
+
+    fn needs_mark(_raw: &Raw, stale: Option<&Stale<Remains>>) -> bool {
+        stale.is_none_or(|stale| !stale.remains.behind_end)
+    }
+
+    fn stale_slots(_number: u64, stale: Option<&Stale<Remains>>) -> Vec<u64> {
+        stale.map_or(Vec::new(), |stale| stale.slots.to_vec())
+    }
+
+    fn free(exfat: &Exfat, walk: &Walk<Self>, chains: &[Chain], freed: &Taken) -> Result<()> {
+        edit::free(exfat, walk, chains, freed)
+    }
+
+    fn check_counts(_exfat: &Exfat, walk: &Walk<Self>, lines: &mut Vec<String>) -> Result<()> {
+        if walk.seen.lost > 0 {
+            lines.push(format!(
+                "allocation bitmap: no cluster without an owner expected, found {}",
+                walk.seen.lost
+            ));
+        }
         Ok(())
-    }
-
-    fn lock(&self) -> Result<std::sync::MutexGuard<'_, Option<Arc<Walk>>>> {
-        self.walk
-            .lock()
-            .map_err(|_| Error::internal("exFAT: a thread died while it read the tree"))
     }
 }

@@ -4,74 +4,63 @@
 //! Every cluster is given to one owner, whatever the links say, so a hostile volume costs no more than
 //! its own size.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use sha1::{Digest, Sha1};
 
 use super::{
-    Exfat,
-    entry::{Raw, Set, allocation, byte, dword, name_of, qword, word},
+    Exfat, ExfatFormat,
+    entry::{Set, allocation, name_of},
     format::{MAX_DIRECTORY_LEN, bitmap, slot, stream, upcase},
-    table::{Allocation, Chain, Run, Table, Taken},
+    table::Allocation,
     upcase::Upcase,
 };
 use crate::{
     bytes::all_zero,
-    error::{At, Error, Result},
-    text::{Name, WinPath},
-    volume::widths::{narrow, wide},
+    error::Result,
+    text::Name,
+    volume::{
+        clusters::{
+            self, Chain, PIECE, Raw, Run, System, Table, Taken, Walk, byte, dword, each_slot,
+            qword, word,
+        },
+        widths::{narrow, wide},
+    },
 };
 
 /// Windows opens no path of more than 32,767 characters; nobody nests so deep.
 const MAX_DEPTH: u32 = 1024;
-/// Entries and remains of entries that are kept in memory.
-const MAX_ENTRIES: usize = 4_000_000;
-/// Most problems that are listed one by one.
-const MAX_PROBLEMS: usize = 100;
-/// Bytes of a directory or of the bitmap that are read at a time.
-const PIECE: u64 = 1 << 16;
-
-/// A file or directory. Its id is the number of its file entry's slot: the volume offset over 32.
+/// What an entry set says. A file's id is the number of its file entry, the first of the set.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    /// The id; 0 is the root.
-    pub(super) id: u64,
-    /// Index of its directory.
-    pub(super) parent: usize,
-    /// How many directories are above.
-    pub(super) depth: u32,
+pub struct Entry {
     /// Name, clusters, length.
     pub(super) set: Set,
-    /// All its slots in order, the file entry first.
-    pub(super) slots: Box<[u64]>,
-    /// A digest of all of them.
+    /// A digest of all its slots.
     pub(super) digest: [u8; 16],
-    /// Its clusters, if they could be followed to their end and are its own.
-    pub(super) sound: bool,
 }
 
-impl Node {
-    /// Whether it is a directory.
-    #[must_use]
-    pub(super) fn is_directory(&self) -> bool {
-        self.id == 0 || self.set.is_directory()
+impl clusters::Entry for Entry {
+    fn is_directory(&self) -> bool {
+        self.set.is_directory()
     }
 
-    /// Length in bytes.
-    #[must_use]
-    pub(super) fn len(&self) -> u64 {
-        match self.is_directory() {
-            true => 0,
-            false => self.set.data.len,
-        }
+    fn data_len(&self) -> u64 {
+        self.set.data.len
+    }
+
+    /// What was never written is zeros (section 7.6.5).
+    fn valid(&self) -> u64 {
+        self.set.valid
+    }
+
+    fn names(&self) -> Vec<Name> {
+        vec![self.set.name.clone()]
     }
 }
 
-/// Slots that nothing uses any more, and what can be read of them.
+/// What can be read of a deleted entry set.
 #[derive(Clone, Debug)]
-pub(super) struct Stale {
-    /// The slots in order.
-    pub(super) slots: Box<[u64]>,
+pub struct Remains {
     /// The name, as far as it is there.
     pub(super) name: Name,
     /// The deleted directory's clusters, if it was one.
@@ -80,38 +69,13 @@ pub(super) struct Stale {
     pub(super) behind_end: bool,
 }
 
-/// A structure of the volume that lies in clusters.
-#[derive(Clone, Debug)]
-pub(super) struct System {
-    /// Its name.
-    pub(super) name: &'static str,
-    /// Its clusters.
-    pub(super) chain: Chain,
-}
-
-/// What the pass saw.
+/// What the pass saw besides the tree.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
-    /// The root, then everything below.
-    pub(super) nodes: Vec<Node>,
-    /// Which node has an id.
-    index: HashMap<u64, usize>,
-    /// What is left of deleted entries.
-    pub(super) stale: Vec<Stale>,
-    /// Slots of entries that are in use and are no files: label, bitmap, table; and a digest of all.
-    pub(super) fixed: Vec<u64>,
-    /// See above.
+pub struct Seen {
+    /// A digest of the entries that are in use and are no files: label, bitmap, table.
     pub(super) fixed_sum: u128,
-    /// Structure that is broken, one line each.
-    pub(super) problems: Vec<String>,
-    /// How many problems there were.
-    pub(super) problem_count: u64,
-    /// The clusters of directories: first byte of a range, its length, and whose it is.
-    pub(super) directories: BTreeMap<u64, (u64, usize)>,
     /// Clusters that some file, directory or structure owns.
     pub(super) taken: Taken,
-    /// The bitmap and the table.
-    pub(super) systems: Vec<System>,
     /// The active allocation bitmap: its clusters and its length.
     pub(super) bitmap: Option<(Chain, u64)>,
     /// Which names are the same.
@@ -133,58 +97,44 @@ fn digest_of(slots: &[(u64, Raw)]) -> [u8; 16] {
     std::array::from_fn(|i| digest.get(i).copied().unwrap_or(0))
 }
 
-impl Walk {
-    pub(super) fn problem(&mut self, line: impl FnOnce() -> String) {
-        self.problem_count = self.problem_count.saturating_add(1);
-        if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(line());
+/// Walks the whole volume.
+pub(super) fn take(exfat: &Exfat) -> Result<Walk<ExfatFormat>> {
+    let mut walk = Walk::new(Entry {
+        set: Set {
+            name: Name::default(),
+            attributes: slot::DIRECTORY,
+            data: Allocation::default(),
+            valid: 0,
+            extra: Vec::new(),
+            problem: None,
+        },
+        digest: [0; 16],
+    });
+    let mut table = Table::new(exfat);
+    let root = table.root()?;
+    walk.find_systems(exfat, &root, &mut table)?;
+    let mut queue = VecDeque::from([(0_usize, root)]);
+    while let Some((index, chain)) = queue.pop_front() {
+        let ranges = walk.enter(exfat, index, &chain);
+        let from = walk.nodes.len();
+        Reader::new(&mut walk, index, false).read(exfat, &ranges)?;
+        for child in from..walk.nodes.len() {
+            walk.visit(&mut table, child, &mut queue)?;
         }
     }
+    walk.number();
+    walk.compare_bitmap(exfat, &mut table)?;
+    walk.deleted_directories(exfat)?;
+    Ok(walk)
+}
 
-    /// Walks the whole volume.
-    pub(super) fn take(exfat: &Exfat) -> Result<Self> {
-        let mut walk = Walk::default();
-        let mut table = Table::new(exfat);
-        walk.nodes.push(Node {
-            id: 0,
-            parent: 0,
-            depth: 0,
-            set: Set {
-                name: Name::default(),
-                attributes: slot::DIRECTORY,
-                data: Allocation::default(),
-                valid: 0,
-                extra: Vec::new(),
-                problem: None,
-            },
-            slots: Box::default(),
-            digest: [0; 16],
-            sound: true,
-        });
-        let root = table.root()?;
-        walk.find_systems(exfat, &root, &mut table)?;
-        let mut queue = VecDeque::from([(0_usize, root)]);
-        while let Some((index, chain)) = queue.pop_front() {
-            let ranges = walk.enter(exfat, index, &chain);
-            let from = walk.nodes.len();
-            Reader::new(&mut walk, index, false).read(exfat, &ranges)?;
-            for child in from..walk.nodes.len() {
-                walk.visit(&mut table, child, &mut queue)?;
-            }
-        }
-        let ids = walk.nodes.iter().enumerate();
-        walk.index = ids.map(|(index, node)| (node.id, index)).collect();
-        walk.compare_bitmap(exfat, &mut table)?;
-        walk.deleted_directories(exfat)?;
-        Ok(walk)
-    }
-
+impl Walk<ExfatFormat> {
     /// Gives a chain's clusters to somebody; says whether all of them were free, and which were.
     fn own(
         &mut self,
         exfat: &Exfat,
         chain: &Chain,
-        who: &dyn Fn(&Walk) -> String,
+        who: &dyn Fn(&Self) -> String,
     ) -> (bool, Chain) {
         let mut own = Chain::default();
         if let Some(problem) = &chain.problem {
@@ -193,14 +143,14 @@ impl Walk {
         }
         let mut sound = chain.problem.is_none();
         for run in &chain.runs {
-            if let Some(other) = self.taken.take(*run) {
+            if let Some(other) = self.seen.taken.take(*run) {
                 sound = false;
                 let who = who(self);
                 self.problem(|| {
                     format!(
                         "{who}: clusters of its own expected, found cluster {other}, which is in \
                          use already (volume offset {:#x})",
-                        exfat.geometry.offset_of(other)
+                        exfat.geometry.heap.offset_of(other)
                     )
                 });
             } else {
@@ -212,17 +162,26 @@ impl Walk {
     }
 
     /// The bitmap and the table: every name and every free cluster is judged by them.
-    fn find_systems(&mut self, exfat: &Exfat, root: &Chain, table: &mut Table<'_>) -> Result<()> {
+    fn find_systems(
+        &mut self,
+        exfat: &Exfat,
+        root: &Chain,
+        table: &mut Table<'_, ExfatFormat>,
+    ) -> Result<()> {
         let (mut bitmaps, mut tables) = (Vec::new(), Vec::new());
-        each_slot(exfat, &limited(root.ranges(&exfat.geometry)), |_, raw| {
-            match byte(raw, 0) {
-                0 => return false,
-                slot::BITMAP => bitmaps.push(*raw),
-                slot::UPCASE => tables.push(*raw),
-                _ => {}
-            }
-            bitmaps.len().max(tables.len()) < 3
-        })?;
+        each_slot(
+            &exfat.device,
+            &limited(root.ranges(&exfat.geometry.heap)),
+            |_, raw| {
+                match byte(raw, 0) {
+                    0 => return false,
+                    slot::BITMAP => bitmaps.push(*raw),
+                    slot::UPCASE => tables.push(*raw),
+                    _ => {}
+                }
+                bitmaps.len().max(tables.len()) < 3
+            },
+        )?;
         let fats = exfat.geometry.fats;
         let numbers: Vec<u64> = bitmaps
             .iter()
@@ -236,7 +195,7 @@ impl Walk {
                 )
             });
         }
-        let clusters = exfat.geometry.cluster_count;
+        let clusters = exfat.geometry.heap.cluster_count;
         for (raw, number) in bitmaps.iter().zip(&numbers) {
             let of = allocation(raw, 0);
             let chain = table.chain(of)?;
@@ -250,7 +209,7 @@ impl Walk {
                     )
                 });
             } else if *number == exfat.geometry.active && chain.problem.is_none() {
-                self.bitmap = Some((chain.clone(), of.len));
+                self.seen.bitmap = Some((chain.clone(), of.len));
             }
             self.systems.push(System {
                 name: "allocation bitmap",
@@ -263,7 +222,7 @@ impl Walk {
                 let chain = table.chain(of)?;
                 self.own(exfat, &chain, &|_| "up-case table".to_owned());
                 match read_upcase(exfat, &chain, of.len, dword(raw, upcase::CHECKSUM))? {
-                    Ok(table) => self.upcase = table,
+                    Ok(table) => self.seen.upcase = table,
                     Err(what) => self.problem(|| format!("up-case table: {what}")),
                 }
                 self.systems.push(System {
@@ -290,12 +249,12 @@ impl Walk {
         if let Some(node) = self.nodes.get_mut(index) {
             node.sound &= sound;
         }
-        let ranges = chain.ranges(&exfat.geometry);
+        let ranges = chain.ranges(&exfat.geometry.heap);
         for (at, len) in &ranges {
             self.directories.insert(*at, (*len, index));
         }
         let kept = limited(ranges);
-        let len = chain.clusters.saturating_mul(exfat.geometry.cluster_len);
+        let len = chain.room(&exfat.geometry.heap);
         if len > MAX_DIRECTORY_LEN {
             let path = self.path(index);
             self.problem(|| {
@@ -308,7 +267,7 @@ impl Walk {
     /// Takes a new entry's clusters, or puts a directory into the queue.
     fn visit(
         &mut self,
-        table: &mut Table<'_>,
+        table: &mut Table<'_, ExfatFormat>,
         index: usize,
         queue: &mut VecDeque<(usize, Chain)>,
     ) -> Result<()> {
@@ -316,15 +275,15 @@ impl Walk {
         let Some(node) = self.nodes.get(index) else {
             return Ok(());
         };
-        let (id, depth, data) = (node.id, node.depth, node.set.data);
+        let (id, depth, data) = (node.id, node.depth, node.entry.set.data);
         let is_directory = node.is_directory();
-        let extra = node.set.extra.clone();
-        if let Some(problem) = node.set.problem.clone() {
+        let extra = node.entry.set.extra.clone();
+        if let Some(problem) = node.entry.set.problem.clone() {
             let path = self.path(index);
             let at = id.saturating_mul(wide(slot::LEN));
             self.problem(|| format!("{path}: entry set: {problem} (volume offset {at:#x})"));
         }
-        let cluster_len = exfat.geometry.cluster_len;
+        let cluster_len = exfat.geometry.heap.cluster_len;
         if is_directory && data.len.checked_rem(cluster_len) != Some(0) {
             let path = self.path(index);
             self.problem(|| {
@@ -364,12 +323,12 @@ impl Walk {
     }
 
     /// What is owned has to be taken in the bitmap; what is taken and not owned is counted.
-    fn compare_bitmap(&mut self, exfat: &Exfat, table: &mut Table<'_>) -> Result<()> {
-        let Some((chain, len)) = self.bitmap.clone() else {
+    fn compare_bitmap(&mut self, exfat: &Exfat, table: &mut Table<'_, ExfatFormat>) -> Result<()> {
+        let Some((chain, len)) = self.seen.bitmap.clone() else {
             return Ok(());
         };
-        let geometry = &exfat.geometry;
-        let owned: Vec<(u32, u32)> = self.taken.runs().collect();
+        let heap = &exfat.geometry.heap;
+        let owned: Vec<(u32, u32)> = self.seen.taken.runs().collect();
         let mut runs = owned.iter().copied().peekable();
         let (mut used, mut lost, mut free_and_owned) = (0_u64, 0_u64, None);
         let mut buffer = Vec::new();
@@ -377,7 +336,7 @@ impl Walk {
         while done < len {
             let take = len.saturating_sub(done).min(PIECE);
             buffer.resize(narrow(take, "allocation bitmap")?, 0);
-            read_chain(exfat, &chain, done, &mut buffer)?;
+            exfat.read_chain(&chain, done, &mut buffer)?;
             for (i, bits) in buffer.iter().enumerate() {
                 let first = done.saturating_add(wide(i)).saturating_mul(8);
                 if *bits == 0
@@ -392,7 +351,7 @@ impl Walk {
                     let Ok(cluster) = u32::try_from(index.saturating_add(2)) else {
                         continue;
                     };
-                    if !geometry.has(cluster) {
+                    if !heap.has(cluster) {
                         continue;
                     }
                     while runs.next_if(|(_, end)| *end <= cluster).is_some() {}
@@ -409,14 +368,14 @@ impl Walk {
             }
             done = done.saturating_add(take);
         }
-        self.used = used;
-        self.lost = lost;
+        self.seen.used = used;
+        self.seen.lost = lost;
         if let Some(cluster) = free_and_owned {
             self.problem(|| {
                 format!(
                     "allocation bitmap: cluster {cluster} taken expected, found it free (volume \
                      offset {:#x})",
-                    geometry.offset_of(cluster)
+                    heap.offset_of(cluster)
                 )
             });
         }
@@ -425,32 +384,34 @@ impl Walk {
 
     /// Whether nobody owns a cluster and the bitmap has it as free.
     pub(super) fn is_free(&self, exfat: &Exfat, cluster: u32) -> Result<bool> {
-        let Some((chain, _)) = &self.bitmap else {
+        let Some((chain, _)) = &self.seen.bitmap else {
             return Ok(false);
         };
-        if self.taken.has(cluster) {
+        if self.seen.taken.has(cluster) {
             return Ok(false);
         }
         let index = u64::from(cluster).saturating_sub(2);
         let mut bits = [0];
-        read_chain(exfat, chain, index >> 3, &mut bits)?;
+        exfat.read_chain(chain, index >> 3, &mut bits)?;
         let mask = 1_u8.wrapping_shl(u32::try_from(index & 7).unwrap_or(0));
         Ok(bits.iter().all(|bits| bits & mask == 0))
     }
 
     /// Deleted directories whose clusters are free and still begin as one: their slots are stale.
     fn deleted_directories(&mut self, exfat: &Exfat) -> Result<()> {
-        let geometry = exfat.geometry;
+        let heap = exfat.geometry.heap;
         let mut seen = Taken::default();
         let mut next = 0;
         while let Some(stale) = self.stale.get(next) {
             next = next.saturating_add(1);
-            let Some(of) = stale.directory else { continue };
-            if !geometry.has(of.first) {
+            let Some(of) = stale.remains.directory else {
+                continue;
+            };
+            if !heap.has(of.first) {
                 continue;
             }
             let most = match of.contiguous {
-                true => geometry.clusters_for(of.len.min(MAX_DIRECTORY_LEN)),
+                true => heap.clusters_for(of.len.min(MAX_DIRECTORY_LEN)),
                 false => 1,
             };
             let mut count = 0_u32;
@@ -460,15 +421,13 @@ impl Walk {
                     first: cluster,
                     count: 1,
                 };
-                if !geometry.has(cluster)
-                    || !self.is_free(exfat, cluster)?
-                    || seen.take(one).is_some()
+                if !heap.has(cluster) || !self.is_free(exfat, cluster)? || seen.take(one).is_some()
                 {
                     break;
                 }
                 count = count.saturating_add(1);
             }
-            let at = geometry.offset_of(of.first);
+            let at = heap.offset_of(of.first);
             let mut head = [0; 2 * slot::LEN];
             if count == 0 || exfat.device.read_at(at, &mut head).is_err() {
                 continue;
@@ -478,52 +437,12 @@ impl Walk {
             let begins = types.next() == Some(slot::FILE & !slot::IN_USE)
                 && types.next() == Some(slot::STREAM & !slot::IN_USE);
             if begins {
-                let len = u64::from(count).saturating_mul(geometry.cluster_len);
+                let len = u64::from(count).saturating_mul(heap.cluster_len);
                 Reader::new(self, 0, true).read(exfat, &[(at, len)])?;
             }
         }
         Ok(())
     }
-
-    /// The path of a node.
-    #[must_use]
-    pub(super) fn path(&self, index: usize) -> WinPath {
-        let mut names = Vec::new();
-        let mut at = index;
-        while let Some(node) = self.nodes.get(at).filter(|node| node.id != 0) {
-            names.push(node.set.name.clone());
-            at = node.parent;
-        }
-        names.reverse();
-        WinPath(names)
-    }
-
-    /// Which node has this id.
-    #[must_use]
-    pub(super) fn find(&self, id: u64) -> Option<usize> {
-        self.index.get(&id).copied()
-    }
-
-    /// The directory that a byte of the volume is in.
-    #[must_use]
-    pub(super) fn directory_at(&self, offset: u64) -> Option<usize> {
-        let (start, (len, index)) = self.directories.range(..=offset).next_back()?;
-        (offset.saturating_sub(*start) < *len).then_some(*index)
-    }
-}
-
-/// Reads from the contents of a chain.
-fn read_chain(exfat: &Exfat, chain: &Chain, offset: u64, buf: &mut [u8]) -> Result<()> {
-    let end = offset.saturating_add(wide(buf.len()));
-    chain.each_piece(&exfat.geometry, offset, end, |place, from, to| {
-        let part = buf
-            .get_mut(narrow(from, "chain")?..narrow(to, "chain")?)
-            .ok_or_else(|| Error::internal("exFAT chain: its piece"))?;
-        exfat
-            .device
-            .read_at(place, part)
-            .at("volume offset", format!("{place:#x}"))
-    })
 }
 
 /// The up-case table, or what is wrong with it.
@@ -540,7 +459,7 @@ fn read_upcase(
         )));
     }
     let mut bytes = vec![0; narrow(len, "up-case table")?];
-    read_chain(exfat, chain, 0, &mut bytes)?;
+    exfat.read_chain(chain, 0, &mut bytes)?;
     Ok(Upcase::parse(&bytes, checksum))
 }
 
@@ -558,41 +477,12 @@ fn limited(ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     kept
 }
 
-/// Shows every slot with its number, until one says stop.
-fn each_slot(
-    exfat: &Exfat,
-    ranges: &[(u64, u64)],
-    mut each: impl FnMut(u64, &Raw) -> bool,
-) -> Result<()> {
-    let mut buffer = Vec::new();
-    for (at, len) in ranges {
-        let mut done = 0;
-        while done < *len {
-            let take = len.saturating_sub(done).min(PIECE);
-            buffer.resize(narrow(take, "directory")?, 0);
-            let place = at.saturating_add(done);
-            exfat
-                .device
-                .read_at(place, &mut buffer)
-                .at("volume offset", format!("{place:#x}"))?;
-            let (slots, _) = buffer.as_chunks::<{ slot::LEN }>();
-            for (i, raw) in slots.iter().enumerate() {
-                if !each((place >> 5).saturating_add(wide(i)), raw) {
-                    return Ok(());
-                }
-            }
-            done = done.saturating_add(take);
-        }
-    }
-    Ok(())
-}
-
 /// A slot with its number.
 type Slot = (u64, Raw);
 
 /// Takes the slots of one directory apart.
 struct Reader<'a> {
-    walk: &'a mut Walk,
+    walk: &'a mut Walk<ExfatFormat>,
     directory: usize,
     /// Nothing in it is in use.
     dead: bool,
@@ -605,7 +495,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(walk: &'a mut Walk, directory: usize, dead: bool) -> Self {
+    fn new(walk: &'a mut Walk<ExfatFormat>, directory: usize, dead: bool) -> Self {
         Self {
             walk,
             directory,
@@ -618,7 +508,7 @@ impl<'a> Reader<'a> {
     }
 
     fn read(mut self, exfat: &Exfat, ranges: &[(u64, u64)]) -> Result<()> {
-        each_slot(exfat, ranges, |number, raw| {
+        each_slot(&exfat.device, ranges, |number, raw| {
             self.slot(number, raw);
             true
         })?;
@@ -707,7 +597,7 @@ impl<'a> Reader<'a> {
         // What is there of a file is shown, and never written.
         if byte(raw, 0) == slot::FILE {
             let raws: Vec<Raw> = set.iter().map(|(_, raw)| *raw).collect();
-            if let Ok(found) = Set::parse(&raws, &self.walk.upcase) {
+            if let Ok(found) = Set::parse(&raws, &self.walk.seen.upcase) {
                 self.keep(&set, found, false);
             }
         }
@@ -724,7 +614,7 @@ impl<'a> Reader<'a> {
         };
         let raws: Vec<Raw> = set.iter().map(|(_, raw)| *raw).collect();
         if byte(first, 0) == slot::FILE {
-            match Set::parse(&raws, &self.walk.upcase) {
+            match Set::parse(&raws, &self.walk.seen.upcase) {
                 Ok(found) => self.keep(&set, found, true),
                 Err(what) => {
                     let at = number.saturating_mul(wide(slot::LEN));
@@ -737,10 +627,8 @@ impl<'a> Reader<'a> {
             return;
         }
         let sum = u128::from_le_bytes(digest_of(&set));
-        self.walk.fixed_sum = self.walk.fixed_sum.wrapping_add(sum);
-        self.walk
-            .fixed
-            .extend(set.iter().map(|(number, _)| *number));
+        let fixed = &mut self.walk.seen.fixed_sum;
+        *fixed = fixed.wrapping_add(sum);
         if byte(first, 0) & slot::BENIGN == 0 {
             return;
         }
@@ -758,22 +646,13 @@ impl<'a> Reader<'a> {
     }
 
     fn keep(&mut self, slots: &[Slot], set: Set, sound: bool) {
-        let above = self.walk.nodes.get(self.directory);
-        let depth = above.map_or(0, |node| node.depth);
-        if self.walk.nodes.len() >= MAX_ENTRIES {
-            self.walk
-                .problem(|| format!("volume: at most {MAX_ENTRIES} entries expected, found more"));
-            return;
-        }
-        self.walk.nodes.push(Node {
-            id: slots.first().map_or(0, |(number, _)| *number),
-            parent: self.directory,
-            depth: depth.saturating_add(1),
+        let id = slots.first().map_or(0, |(number, _)| *number);
+        let entry = Entry {
             set,
-            slots: slots.iter().map(|(number, _)| *number).collect(),
             digest: digest_of(slots),
-            sound,
-        });
+        };
+        let numbers = slots.iter().map(|(number, _)| *number).collect();
+        self.walk.keep(id, self.directory, numbers, sound, entry);
     }
 
     /// A slot that is not in use and holds something.
@@ -789,12 +668,6 @@ impl<'a> Reader<'a> {
         if slots.is_empty() {
             return;
         }
-        if self.walk.stale.len() >= MAX_ENTRIES {
-            self.walk.problem(|| {
-                format!("volume: at most {MAX_ENTRIES} deleted entries expected, found more")
-            });
-            return;
-        }
         let kind = |raw: &Raw| byte(raw, 0) | slot::IN_USE;
         let find = |wanted: u8| {
             slots
@@ -808,14 +681,15 @@ impl<'a> Reader<'a> {
         let is_directory =
             find(slot::FILE).is_some_and(|raw| word(raw, slot::ATTRIBUTES) & slot::DIRECTORY != 0);
         let directory = head.filter(|raw| is_directory && qword(raw, slot::DATA_LENGTH) > 0);
-        self.walk.stale.push(Stale {
-            slots: slots.iter().map(|(number, _)| *number).collect(),
+        let numbers = slots.iter().map(|(number, _)| *number).collect();
+        let behind_end = self.ended;
+        self.walk.bury(numbers, || Remains {
             name: name_of(
                 len.filter(|len| *len > 0),
                 names.filter(|raw| kind(raw) == slot::NAME),
             ),
             directory: directory.map(|raw| allocation(raw, byte(raw, slot::SECONDARY_FLAGS))),
-            behind_end: self.ended,
+            behind_end,
         });
     }
 }

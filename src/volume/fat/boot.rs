@@ -4,7 +4,10 @@ use super::format::{self, boot};
 use crate::{
     bytes::View,
     error::{At, Error, Result},
-    volume::widths::{product, sum},
+    volume::{
+        clusters::{self, Heap},
+        widths::{product, sum},
+    },
 };
 
 /// Bits of an entry of the FAT.
@@ -34,8 +37,6 @@ pub struct Geometry {
     pub width: Width,
     /// Bytes a sector.
     pub sector_len: u64,
-    /// Bytes a cluster.
-    pub cluster_len: u64,
     /// Where the first FAT starts.
     pub fat_start: u64,
     /// Bytes of one FAT.
@@ -46,10 +47,8 @@ pub struct Geometry {
     pub active: u64,
     /// The root directory.
     pub root: Root,
-    /// Where cluster 2 starts.
-    pub data_start: u64,
-    /// Number of clusters; the last one's number is one more.
-    pub cluster_count: u64,
+    /// The clusters.
+    pub heap: Heap,
     /// Whether the FAT is too short for all clusters of the volume.
     pub short_fat: bool,
     /// The FSInfo sector.
@@ -61,11 +60,6 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Reads the first sector's parameter block.
-    pub fn parse(sector: &[u8]) -> Result<Self> {
-        Self::parse_view(View::new(sector, "FAT boot sector")).at("volume offset", "0x0")
-    }
-
     fn parse_view(view: View<'_>) -> Result<Self> {
         let wrong = |what: &str, found: u64| {
             Error::malformed(format!("FAT boot sector: {what} expected, found {found}"))
@@ -187,14 +181,16 @@ impl Geometry {
         Ok(Self {
             width,
             sector_len,
-            cluster_len,
             fat_start,
             fat_len,
             fats,
             active,
             root,
-            data_start,
-            cluster_count,
+            heap: Heap {
+                start: data_start,
+                cluster_len,
+                cluster_count,
+            },
             short_fat: cluster_count < all,
             fsinfo,
             flags,
@@ -212,39 +208,44 @@ impl Geometry {
         }
     }
 
-    /// Whether there is a cluster of this number.
+    /// Where a copy of the FAT starts.
     #[must_use]
-    pub fn has(&self, cluster: u32) -> bool {
-        cluster >= 2 && u64::from(cluster) < self.cluster_count.saturating_add(2)
-    }
-
-    /// Where a cluster starts; it must exist.
-    #[must_use]
-    pub fn offset_of(&self, cluster: u32) -> u64 {
-        let index = u64::from(cluster).saturating_sub(2);
-        self.data_start
-            .saturating_add(index.saturating_mul(self.cluster_len))
-    }
-
-    /// Which cluster a byte of the volume is in.
-    #[must_use]
-    pub fn cluster_at(&self, offset: u64) -> Option<u32> {
-        let index = offset
-            .checked_sub(self.data_start)?
-            .checked_div(self.cluster_len)?;
-        let cluster = u32::try_from(index.checked_add(2)?).ok()?;
-        self.has(cluster).then_some(cluster)
+    pub fn copy_start(&self, copy: u64) -> u64 {
+        self.fat_start
+            .saturating_add(copy.saturating_mul(self.fat_len))
     }
 
     /// Bytes of a FAT that say something.
     #[must_use]
     pub fn used_fat_len(&self) -> u64 {
-        let entries = self.cluster_count.saturating_add(2);
+        let entries = self.heap.cluster_count.saturating_add(2);
         let len = match self.width {
             Width::Bits12 => entries.saturating_mul(3).div_ceil(2),
             Width::Bits16 => entries.saturating_mul(2),
             Width::Bits32 => entries.saturating_mul(4),
         };
         len.min(self.fat_len)
+    }
+}
+
+impl clusters::Geometry for Geometry {
+    fn parse(sector: &[u8]) -> Result<Self> {
+        Self::parse_view(View::new(sector, "FAT boot sector")).at("volume offset", "0x0")
+    }
+
+    fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    fn sector_len(&self) -> u64 {
+        self.sector_len
+    }
+
+    fn volume_len(&self) -> u64 {
+        self.volume_len
+    }
+
+    fn active_fat(&self) -> (u64, u64) {
+        (self.copy_start(self.active), self.fat_len)
     }
 }

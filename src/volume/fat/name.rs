@@ -1,22 +1,10 @@
 //! Names: 8.3 with its checksum, and pieces of long names.
 
 use super::format::{long, slot};
-use crate::text::{Name, ascii_upcase};
-
-/// The bytes of a slot.
-pub(super) type Raw = [u8; slot::LEN];
-
-/// A byte of a slot.
-#[must_use]
-pub(super) fn byte(raw: &Raw, at: usize) -> u8 {
-    raw.get(at).copied().unwrap_or(0)
-}
-
-/// Two bytes of a slot.
-#[must_use]
-pub(super) fn word(raw: &Raw, at: usize) -> u16 {
-    u16::from_le_bytes([byte(raw, at), byte(raw, at.saturating_add(1))])
-}
+use crate::{
+    text::{Name, ascii_upcase},
+    volume::clusters::{Raw, byte, word},
+};
 
 /// Whether a slot holds a piece of a long name.
 #[must_use]

@@ -1,21 +1,13 @@
-//! [`FileTree`] for FAT: each method hands over to the file that knows.
+//! [`FileTree`]: each method hands over to the file that knows.
 
 use std::{collections::BTreeMap, ops::Range};
 
-use sha1::{Digest, Sha1};
-
-use super::{
-    Fat, edit,
-    format::slot,
-    name::{Raw, as_short, byte, short_bytes, short_name},
-    table::{Chain, Table},
-    walk::{Node, Stale, Walk, first_cluster, len_of},
-};
+use super::{Chain, Entry, Format, Node, Raw, SLOT_LEN, Table, Volume, Walk, edit, slot_offset};
 use crate::{
     error::{At, Error, Result},
     text::{Name, ascii_upcase},
     tree::{
-        Census, Disposition, Extent, FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePart,
+        Census, Disposition, Extent, FileEntry, FileId, FileTree, Listing, MetadataChunk,
         NamePattern, Obstacle, Owner, Removal, Storage,
     },
     units::{FileOffset, VolumeOffset},
@@ -28,12 +20,9 @@ use crate::{
 /// A machine has a handful of files of the names declone looks for; a million only cost time.
 const MAX_FOUND: usize = 20_000;
 
-/// Bytes a slot.
-const SLOT_LEN: u64 = 32;
-
-impl FileTree for Fat {
+impl<F: Format> FileTree for Volume<F> {
     fn label(&self) -> String {
-        self.geometry.label().to_owned()
+        F::label(&self.geometry)
     }
 
     fn obstacles(&self) -> Result<Vec<Obstacle>> {
@@ -50,6 +39,7 @@ impl FileTree for Fat {
         self.forget_walk()?;
         let walk = self.walk()?;
         let mut census = Census {
+            listing: F::fixed(&walk),
             problems: walk.problems.clone(),
             problem_count: walk.problem_count,
             ..Census::default()
@@ -57,12 +47,12 @@ impl FileTree for Fat {
         for (index, node) in walk.nodes.iter().enumerate().skip(1) {
             census.listing.add(&listing_of(&walk, node));
             let is_named = |name: &Name| {
-                let folded = folded(name);
+                let folded = folded(&walk, name);
                 patterns
                     .iter()
                     .any(|pattern| pattern.matches_folded(&folded))
             };
-            if node.is_label() || !node.names().iter().any(is_named) {
+            if node.is_label() || !node.entry.names().iter().any(is_named) {
                 continue;
             }
             if census.found.len() >= MAX_FOUND {
@@ -73,7 +63,7 @@ impl FileTree for Fat {
             census.found.push(entry_of(&walk, index)?);
         }
         for stale in &walk.stale {
-            let bytes = remains(stale, patterns);
+            let bytes = F::remains(&stale.remains, patterns);
             search(MetadataChunk {
                 first_record: stale.slots.first().copied().unwrap_or(0),
                 record_len: bytes.len(),
@@ -93,11 +83,10 @@ impl FileTree for Fat {
         let walk = self.walk()?;
         let mut at = 0;
         for want in path {
-            let mut nodes = walk.nodes.iter().enumerate().skip(1);
-            let child = nodes.find(|(_, node)| {
-                node.parent == at
-                    && !node.is_label()
-                    && node.names().iter().any(|name| name.eq_ascii(want))
+            let want: Vec<u16> = want.encode_utf16().map(ascii_upcase).collect();
+            let is_named = |name: &Name| folded(&walk, name) == want;
+            let child = walk.nodes.iter().enumerate().skip(1).find(|(_, node)| {
+                node.parent == at && !node.is_label() && node.entry.names().iter().any(is_named)
             });
             match child {
                 Some((index, _)) => at = index,
@@ -127,31 +116,32 @@ impl FileTree for Fat {
             .collect()
     }
 
+    /// What was never written reads as zeros, whatever its clusters hold.
     fn read_at(&self, id: FileId, offset: FileOffset, buf: &mut [u8]) -> Result<()> {
-        let (raw, chain) = self.data_of(id)?;
+        let (node, chain) = self.data_of(id)?;
         let end = sum(offset.get(), wide(buf.len()), "file")?;
-        if end > u64::from(len_of(&raw)) {
+        if end > node.data_len() {
             return Err(Error::malformed(format!(
                 "file: {} bytes expected at {offset}, it has only {}",
                 buf.len(),
-                len_of(&raw)
+                node.data_len()
             ))
             .at("directory entry", entry_place(id.0)));
         }
-        self.each_piece(&chain, offset.get(), end, |place, from, to| {
-            let part = buf
-                .get_mut(narrow(from, "file")?..narrow(to, "file")?)
-                .ok_or_else(|| Error::internal("FAT file: its piece"))?;
-            self.device
-                .read_at(place, part)
-                .at("volume offset", format!("{place:#x}"))
-        })
+        let written = node.entry.valid().clamp(offset.get(), end);
+        let known = narrow(written.saturating_sub(offset.get()), "file")?;
+        buf.iter_mut().skip(known).for_each(|byte| *byte = 0);
+        self.read_chain(
+            &chain,
+            offset.get(),
+            buf.get_mut(..known).unwrap_or_default(),
+        )
     }
 
     fn extents(&self, id: FileId) -> Result<Vec<Extent>> {
-        let (raw, chain) = self.data_of(id)?;
+        let (node, chain) = self.data_of(id)?;
         let mut extents = Vec::new();
-        self.each_piece(&chain, 0, u64::from(len_of(&raw)), |place, from, to| {
+        chain.each_piece(self.heap(), 0, node.data_len(), |place, from, to| {
             extents.push(Extent {
                 file_offset: FileOffset(from),
                 len: to.saturating_sub(from),
@@ -204,17 +194,10 @@ impl FileTree for Fat {
         self.check_ranges(touched)
     }
 
-    /// A record is a slot; what was found in its name stands somewhere in it.
+    /// A record is a slot; what was found in its name stands somewhere in it or behind it.
     fn record_offset(&self, record: u64, _inside: u64) -> Result<VolumeOffset> {
         slot_offset(record).map(VolumeOffset)
     }
-}
-
-/// Where a slot stands.
-pub(super) fn slot_offset(number: u64) -> Result<u64> {
-    number.checked_mul(SLOT_LEN).ok_or_else(|| {
-        Error::malformed("directory entry: offset").at("directory entry", entry_place(number))
-    })
 }
 
 fn no_entry(id: FileId) -> Error {
@@ -222,25 +205,22 @@ fn no_entry(id: FileId) -> Error {
         .at("directory entry", entry_place(id.0))
 }
 
-fn folded(name: &Name) -> Vec<u16> {
-    name.units()
-        .iter()
-        .map(|unit| ascii_upcase(*unit))
-        .collect()
+fn folded<F: Format>(walk: &Walk<F>, name: &Name) -> Vec<u16> {
+    let units = name.units().iter();
+    units.map(|unit| F::upcase(walk, *unit)).collect()
 }
 
-fn entry_of(walk: &Walk, index: usize) -> Result<FileEntry> {
+fn entry_of<F: Format>(walk: &Walk<F>, index: usize) -> Result<FileEntry> {
     let node = walk
         .nodes
         .get(index)
-        .ok_or_else(|| Error::internal("FAT: a node's number"))?;
-    let parent = walk.nodes.get(node.parent).map_or(0, |parent| parent.id);
+        .ok_or_else(|| Error::internal(format!("{}: a node's number", F::NAME)))?;
     Ok(FileEntry {
         id: FileId(node.id),
         paths: vec![walk.path(index)],
-        names: node.names(),
-        parents: vec![FileId(parent)],
-        len: node.len(),
+        names: node.entry.names(),
+        parents: vec![FileId(parent_of(walk, node))],
+        len: node.data_len(),
         storage: match node.is_directory() {
             true => Storage::None,
             false => Storage::Plain,
@@ -251,107 +231,56 @@ fn entry_of(walk: &Walk, index: usize) -> Result<FileEntry> {
     })
 }
 
-/// Where the entry stands and everything in it; a name more for a long one.
-fn listing_of(walk: &Walk, node: &Node) -> Listing {
-    let mut hash = Sha1::new();
-    hash.update(node.id.to_le_bytes());
-    let parent = walk.nodes.get(node.parent).map_or(0, |parent| parent.id);
-    hash.update(parent.to_le_bytes());
-    hash.update(node.raw);
-    for unit in node.long.iter().flat_map(Name::units) {
-        hash.update(unit.to_le_bytes());
-    }
-    let digest: [u8; 20] = hash.finalize().into();
-    let front: [u8; 16] = std::array::from_fn(|i| digest.get(i).copied().unwrap_or(0));
-    Listing {
-        files: u64::from(!node.is_label()),
-        names: 1_u64.saturating_add(u64::from(node.long.is_some())),
-        sum: u128::from_le_bytes(front),
-    }
+fn parent_of<F: Format>(walk: &Walk<F>, node: &Node<F::Entry>) -> u64 {
+    walk.nodes.get(node.parent).map_or(0, |parent| parent.id)
 }
 
-/// What can be read of a deleted entry. The first byte of its short name is lost: it is taken from
-/// the searched names that the rest fits.
-fn remains(stale: &Stale, patterns: &[NamePattern]) -> Vec<u8> {
-    let mut names = vec![stale.long.clone()];
-    if let Some(raw) = &stale.short {
-        names.push(short_name(raw));
-        let found = short_bytes(raw);
-        for pattern in patterns {
-            let whole = pattern.part == NamePart::Whole;
-            let wanted = as_short(&pattern.folded).filter(|_| whole);
-            if wanted.is_some_and(|wanted| wanted.get(1..) == found.get(1..)) {
-                names.push(Name(pattern.folded.clone()));
-            }
-        }
-    }
-    let mut bytes = Vec::new();
-    for name in names {
-        bytes.extend(name.units().iter().flat_map(|unit| unit.to_le_bytes()));
-        bytes.extend([0, 0]);
-    }
-    bytes
+fn listing_of<F: Format>(walk: &Walk<F>, node: &Node<F::Entry>) -> Listing {
+    F::listing(node, parent_of(walk, node))
 }
 
-impl Fat {
+impl<F: Format> Volume<F> {
     /// A slot as it is now.
-    pub(super) fn slot(&self, number: u64) -> Result<Raw> {
+    pub(in crate::volume) fn slot(&self, number: u64) -> Result<Raw> {
         let at = slot_offset(number)?;
-        let mut raw = [0; slot::LEN];
+        let mut raw = [0; SLOT_LEN];
         self.device
             .read_at(at, &mut raw)
             .at("volume offset", format!("{at:#x}"))?;
         Ok(raw)
     }
 
-    /// A file's entry and its whole chain, which must hold all its bytes.
-    pub(super) fn data_of(&self, id: FileId) -> Result<(Raw, Chain)> {
-        let raw = self.slot(id.0)?;
-        let attributes = byte(&raw, slot::ATTRIBUTES);
-        if id.0 == 0
-            || attributes & (slot::DIRECTORY | slot::LABEL) != 0
-            || matches!(byte(&raw, 0), 0 | slot::DELETED)
-        {
-            return Err(no_entry(id));
-        }
-        let first = first_cluster(self, &raw);
-        let len = u64::from(len_of(&raw));
-        if first == 0 && len == 0 {
-            return Ok((raw, Chain::default()));
-        }
-        let chain = Table::new(self).single(first)?;
-        let room = chain.clusters.saturating_mul(self.geometry.cluster_len);
+    /// Reads from the contents of a chain.
+    pub(in crate::volume) fn read_chain(
+        &self,
+        chain: &Chain,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let end = offset.saturating_add(wide(buf.len()));
+        chain.each_piece(self.heap(), offset, end, |place, from, to| {
+            let part = buf
+                .get_mut(narrow(from, "chain")?..narrow(to, "chain")?)
+                .ok_or_else(|| Error::internal(format!("{} chain: its piece", F::NAME)))?;
+            self.device
+                .read_at(place, part)
+                .at("volume offset", format!("{place:#x}"))
+        })
+    }
+
+    /// A file and the clusters of its data, which must hold all its bytes.
+    pub(super) fn data_of(&self, id: FileId) -> Result<(Node<F::Entry>, Chain)> {
+        let walk = self.walk()?;
+        let node = walk
+            .find(id.0)
+            .and_then(|index| walk.nodes.get(index))
+            .filter(|node| !node.is_directory() && !node.is_label())
+            .ok_or_else(|| no_entry(id))?;
+        let chains = F::chains(&mut Table::new(self), &node.entry)?;
+        let chain = chains.into_iter().next().unwrap_or_default();
         if let Some(problem) = &chain.problem {
             return Err(Error::malformed(problem.clone()).at("directory entry", entry_place(id.0)));
         }
-        if room < len {
-            return Err(Error::malformed(format!(
-                "chain: clusters for {len} bytes expected, found {room} bytes"
-            ))
-            .at("directory entry", entry_place(id.0)));
-        }
-        Ok((raw, chain))
-    }
-
-    /// Hands out the pieces of a range of a chain: volume offset, and from where to where counted
-    /// from the range's start.
-    pub(super) fn each_piece(
-        &self,
-        chain: &Chain,
-        start: u64,
-        end: u64,
-        mut each: impl FnMut(u64, u64, u64) -> Result<()>,
-    ) -> Result<()> {
-        let mut at = 0_u64;
-        for (place, len) in chain.ranges(&self.geometry) {
-            let next = at.saturating_add(len);
-            let (from, to) = (start.max(at), end.min(next));
-            if from < to {
-                let place = place.saturating_add(from.saturating_sub(at));
-                each(place, from.saturating_sub(start), to.saturating_sub(start))?;
-            }
-            at = next;
-        }
-        Ok(())
+        Ok((node.clone(), chain))
     }
 }
