@@ -12,6 +12,7 @@ use declone::{
 use crate::{
     containers::findings,
     containers_ewf::{check_to_raw, disk, raw_and_clean},
+    judges::{called, other_reading},
     run::{arg, declone, scratch},
     support::aff4_builder::{self as aff4, Member, Method, Shape, VOLUME},
 };
@@ -282,4 +283,39 @@ fn aff4_files_that_are_not_one_whole_disk_are_refused() {
         error.to_string().contains("a bevy that is stored"),
         "{error}"
     );
+}
+
+// --- others' eyes ---
+
+/// pyaff4 is by the authors of the format. It knows no Deflate without the frame of zlib.
+#[test]
+fn aff4_files_read_as_pyaff4_reads_them() {
+    use Method::{Lz4, Snappy, Stored, Zlib};
+    if !called("aff4_files_read_as_pyaff4_reads_them") {
+        return;
+    }
+    let dir = scratch();
+    let image = dir.path().join("a.aff4");
+    for method in [Stored, Zlib, Snappy, Lz4] {
+        for (map, zip64, relative) in [(true, true, false), (false, false, true)] {
+            let shape = Shape {
+                chunk: 4096,
+                bevy: 16,
+                method,
+                map,
+                zip64,
+                relative,
+                ..Shape::default()
+            };
+            let raw = patched(331, shape.chunk);
+            let file = aff4::image(&raw, &shape);
+            assert!(read(&file).unwrap() == raw, "{shape:?}");
+            fs::write(&image, &file).unwrap();
+            assert!(other_reading("pyaff4", &image) == raw, "{shape:?}");
+        }
+    }
+    let (raw, _) = raw_and_clean(dir.path());
+    let file = aff4::image(&raw, &Shape::default());
+    fs::write(&image, &file).unwrap();
+    assert!(read(&file).unwrap() == other_reading("pyaff4", &image));
 }

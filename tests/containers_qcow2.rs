@@ -10,14 +10,14 @@ use declone::{
 };
 
 use crate::{
-    containers::{findings, fixture, machine_disk},
+    contained::Contained,
+    containers::{fixture, machine_disk},
     judges::{called, tool},
     machine::GUID,
     oracle,
     run::{arg, declone, digest, samples, scratch},
     support::{
         qcow2_builder::{self as qcow2, Shape},
-        sms,
         tables::{self, Piece, be32, be64, put},
     },
 };
@@ -53,63 +53,17 @@ impl Format {
         )
     }
 
-    /// Scan, clean to a copy, clean in place, undo: against the raw disk that is inside.
+    /// As [`Contained::check`], and as many blocks as there are.
     pub fn check(&self, name: &str, raw: &[u8], file: &[u8]) {
-        assert!(self.guest(file) == raw, "{name}: the builder");
-        let dir = scratch();
-        let path = |end: &str| dir.path().join(end);
-        let (plain, image) = (path("raw.img"), path("disk.bin"));
-        fs::write(&plain, raw).unwrap();
-        fs::write(&image, file).unwrap();
-        let before = digest(&image);
-        let scan = |image: &Path| {
-            declone(&["scan", arg(image), "--json", "-"])
-                .exits(1)
-                .json()
+        let rest = |before: &[u8], after: &[u8]| self.same_rest(name, before, after);
+        let contained = Contained {
+            format: self.name,
+            guest: &|file| self.guest(file),
+            rest: &rest,
         };
-        let (want, _) = findings(&scan(&plain));
-        let said = scan(&image);
-        let (found, pairs) = findings(&said);
-        assert_eq!(found, want, "{name}");
-        let facts = &said["images"][0]["image"];
-        assert_eq!(facts["format"], self.name, "{name}");
+        let facts = contained.check(name, raw, file);
         let blocks = facts["container"]["allocated"].as_u64().unwrap();
         assert_eq!(blocks as usize, (self.pieces)(file).1.len(), "{name}");
-        assert!(!pairs.is_empty(), "{name}");
-        for (disk, at) in pairs {
-            let (disk, at) = (disk as usize, at as usize);
-            assert_eq!(file[at..at + 16], raw[disk..disk + 16], "{name}: {at:#x}");
-        }
-
-        let (clean_raw, out, report) = (path("raw.out"), path("disk.out"), path("report.json"));
-        declone(&["clean", arg(&plain), "-o", arg(&clean_raw), "--prove"]).exits(0);
-        let args = ["clean", arg(&image), "-o", arg(&out), "--prove"];
-        let ran = declone(&[&args[..], &["--json", arg(&report)]].concat()).exits(0);
-        assert!(!ran.out.contains("LEFT"), "{name}: {}", ran.out);
-        assert_eq!(digest(&image), before, "{name}");
-        let cleaned = fs::read(&out).unwrap();
-        assert_eq!(cleaned.len(), file.len(), "{name}");
-        assert!(
-            self.guest(&cleaned) == fs::read(&clean_raw).unwrap(),
-            "{name}: the cleaned disk is another one than raw"
-        );
-        self.same_rest(name, file, &cleaned);
-        for guid in [GUID, sms::GUID, sms::SECOND_GUID] {
-            for form in oracle::guid_forms(guid) {
-                assert_eq!(oracle::find_all(&cleaned, &form), [0_usize; 0], "{name}");
-            }
-        }
-        declone(&["verify", arg(&out), "--against", arg(&report)]).exits(0);
-        let again = path("again.bin");
-        let ran = declone(&["clean", arg(&out), "-o", arg(&again)]).exits(0);
-        assert!(ran.out.contains("Nothing to do"), "{name}: {}", ran.out);
-        assert_eq!(digest(&out), digest(&again), "{name}");
-        let undo = path("disk.undo");
-        let args = ["clean", arg(&image), "--in-place", "--prove"];
-        declone(&[&args[..], &["--undo", arg(&undo)]].concat()).exits(0);
-        assert_eq!(digest(&image), digest(&out), "{name}: in place");
-        declone(&["undo", arg(&undo)]).exits(0);
-        assert_eq!(digest(&image), before, "{name}: undone");
     }
 
     /// What is not the disk's is the same in both files, but for what a clean seals.
@@ -340,7 +294,7 @@ fn states_in_which_a_write_is_unsafe_are_looked_at_only() {
 }
 
 /// Gives an image of version 3 a backing file.
-fn backed(file: &mut [u8], name: &str, format: Option<&str>) {
+pub fn backed(file: &mut [u8], name: &str, format: Option<&str>) {
     let mut at = 104;
     if let Some(format) = format {
         put(file, at, &0xE279_2ACA_u32.to_be_bytes());

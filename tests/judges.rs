@@ -46,13 +46,23 @@ pub fn tool(program: &str, args: &[&str]) -> Output {
 /// The disk in an image, as a library in Python reads it (`tools/read-disk`).
 #[track_caller]
 pub fn other_reading(library: &str, image: &Path) -> Vec<u8> {
+    other_reading_over(library, image, &[])
+}
+
+/// The same for an image that stands on others, nearest first.
+#[track_caller]
+pub fn other_reading_over(library: &str, image: &Path, parents: &[&Path]) -> Vec<u8> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = here.join("target/witness/python/bin/python3");
     let script = here.join("tools/read-disk");
     let out = image.with_extension("other");
     tool(
         arg(&python),
-        &[arg(&script), library, arg(image), arg(&out)],
+        &[
+            &[arg(&script), library, arg(image), arg(&out)][..],
+            &parents.iter().map(|path| arg(path)).collect::<Vec<_>>(),
+        ]
+        .concat(),
     );
     let bytes = std::fs::read(&out).unwrap();
     std::fs::remove_file(out).unwrap();

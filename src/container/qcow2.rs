@@ -20,7 +20,7 @@ use super::{
     format::{self, SECTOR, qcow2 as facts},
     mapped::Mapped,
     packed::{Piece, Pieces, Wrap},
-    runs::{Laid, Runs},
+    runs::{Laid, Runs, Stale},
 };
 use crate::{
     bytes::{View, all_zero},
@@ -801,7 +801,11 @@ fn open(source: &Source<'_>) -> Result<Disk> {
     };
     let stale = match header.autoclear {
         0 => Vec::new(),
-        _ => vec![(facts::AUTOCLEAR_AT, 0_u64.to_be_bytes().to_vec())],
+        bits => vec![Stale {
+            at: facts::AUTOCLEAR_AT,
+            old: bits.to_be_bytes().to_vec(),
+            next: |old, _| vec![0; old.len()],
+        }],
     };
     let layout = Laid {
         host: Arc::clone(host),

@@ -242,8 +242,19 @@ pub(super) struct Laid {
     pub(super) runs: Runs,
     /// The disk that shows through.
     pub(super) below: Option<Device>,
-    /// What the file says of the disk's contents and no longer holds after an edit: place, new bytes.
-    pub(super) stale: Vec<(u64, Vec<u8>)>,
+    /// What the file says of the disk's contents and no longer holds after an edit.
+    pub(super) stale: Vec<Stale>,
+}
+
+/// A statement about the disk's contents: it is written anew after an edit.
+#[derive(Debug)]
+pub(super) struct Stale {
+    /// Where it stands in the file.
+    pub(super) at: u64,
+    /// Its bytes.
+    pub(super) old: Vec<u8>,
+    /// What takes their place: from the old bytes and the digest of what is written.
+    pub(super) next: fn(&[u8], &[u8]) -> Vec<u8>,
 }
 
 impl Laid {
@@ -271,9 +282,11 @@ impl Layout for Laid {
     }
 
     fn seal(&self) -> Result<()> {
-        self.stale
-            .iter()
-            .try_for_each(|(at, bytes)| self.host.write_at(*at, bytes))
+        let written = self.host.change_digest()?;
+        self.stale.iter().try_for_each(|stale| {
+            let new = (stale.next)(&stale.old, &written);
+            self.host.write_at(stale.at, &new)
+        })
     }
 
     fn loose(&self, file: &Range<u64>) -> Vec<Range<u64>> {

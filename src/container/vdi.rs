@@ -4,7 +4,8 @@
 //! - **A write gives it a new modification UUID.** VirtualBox does so at the first write
 //!   (`VD.cpp`, `vdResetModifiedFlag`); a differencing image remembers its parent's, and does not
 //!   open over another one. So a child of a cleaned disk is refused by VirtualBox instead of showing
-//!   a mixture. The new UUID is made from the old one: the same file always becomes the same file.
+//!   a mixture. The new UUID is made from the old one and from what is written: the same clean of the
+//!   same file gives the same file, and two different ones give two UUIDs.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::{
     Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source,
     children::Wanted,
     format::{self, SECTOR, vdi as facts},
-    runs::{Laid, Runs},
+    runs::{Laid, Runs, Stale},
 };
 use crate::{
     bytes::View,
@@ -62,11 +63,13 @@ fn uuid(bytes: [u8; 16]) -> String {
     )
 }
 
-/// The modification UUID behind this one: version 8 (RFC 9562), the digest of the old.
-fn next_uuid(old: &[u8]) -> Vec<u8> {
+/// The modification UUID behind this one: version 8 (RFC 9562), the digest of the old and of what is
+/// written.
+fn next_uuid(old: &[u8], written: &[u8]) -> Vec<u8> {
     let digest = Sha256::new()
         .chain_update(b"declone VDI modification\0")
         .chain_update(old)
+        .chain_update(written)
         .finalize();
     let mut new: Vec<u8> = digest.iter().copied().take(16).collect();
     // The version is in the high half of the third field, the variant in the fourth.
@@ -102,11 +105,14 @@ pub(super) fn wanted_parent(host: &Device) -> Result<Option<Wanted>> {
     Ok((parent != [0; 16]).then(|| Wanted::Id(uuid(parent))))
 }
 
-/// The file beside the image whose UUID this is: a VDI names its parent by that alone.
+/// The file whose UUID this is, beside the image or allowed: a VDI names its parent by that alone.
 fn open_parent(source: &Source<'_>, header: &View<'_>) -> Result<Named> {
     let wanted: [u8; 16] = header.array(facts::PARENT)?;
     let shown = uuid(wanted);
-    for name in source.near.names(SIBLINGS_LIMIT)? {
+    // What the user allowed comes first, as it does where a parent has a name.
+    let mut names = source.near.allowed_names();
+    names.extend(source.near.names(SIBLINGS_LIMIT)?);
+    for name in names {
         let Ok(file) = source.near.look(&name) else {
             continue;
         };
@@ -127,14 +133,20 @@ fn open_parent(source: &Source<'_>, header: &View<'_>) -> Result<Named> {
                  was changed since"
             ))
             .at("file", escape(&name))
-            .advise("put the parent with which the image was made beside it"));
+            .advise(
+                "put the parent with which the image was made beside it, or say where it is: \
+                 --allow-file PATH",
+            ));
         }
         return Ok(parent);
     }
     Err(Error::refused(format!(
         "VDI: the parent {shown} beside the image expected, found no file with that UUID"
     ))
-    .advise("put the parent beside the image; or make one file of both: VBoxManage clonemedium"))
+    .advise(
+        "put the parent beside the image, or say where it is: --allow-file PATH; or make one file of \
+         both: VBoxManage clonemedium",
+    ))
 }
 
 fn open(source: &Source<'_>) -> Result<Disk> {
@@ -267,7 +279,11 @@ fn open(source: &Source<'_>) -> Result<Disk> {
         host: Arc::clone(host),
         runs,
         below: below.map(|parent| parent.disk.device),
-        stale: vec![(facts::MODIFIED_AT, next_uuid(modified))],
+        stale: vec![Stale {
+            at: facts::MODIFIED_AT,
+            old: modified.to_vec(),
+            next: next_uuid,
+        }],
     }
     .shared();
     let mut disk = Disk::mapped(host, layout, shown);

@@ -6,8 +6,8 @@
 //!   all of them lie over its address space, so that one write set and one journal serve them all. Where
 //!   they are opened alone (the parent of a delta) the disk is for looking only.
 //! - **A write gives it a new content ID**, as every program that writes one does: a delta names the
-//!   content ID of its parent, and does not open over another one. It is made from the old one, of as
-//!   many digits, so that nothing moves.
+//!   content ID of its parent, and does not open over another one. It is made from the old one and from
+//!   what is written, of as many digits, so that nothing moves.
 
 use std::{ops::Range, sync::Arc};
 
@@ -19,7 +19,7 @@ use super::{
     format::{self, SECTOR, vmdk as facts},
     mapped::{Mapped, wide},
     packed::{Piece, Pieces, Wrap},
-    runs::{Laid, Runs},
+    runs::{Laid, Runs, Stale},
 };
 use crate::{
     bytes::{View, all_zero},
@@ -290,21 +290,23 @@ pub(super) fn wanted_parent(host: &Device) -> Result<Option<Wanted>> {
     Ok(parent.map(Wanted::Id))
 }
 
-/// The content ID behind this one, of as many digits.
-fn next_cid(old: &str) -> String {
+/// The content ID behind this one, of as many digits: from it and the digest of what is written.
+fn next_cid(old: &[u8], written: &[u8]) -> Vec<u8> {
+    let old = old.to_ascii_lowercase();
     for round in 0_u8..=u8::MAX {
         let digest = Sha256::new()
             .chain_update(b"declone VMDK content\0")
             .chain_update([round])
-            .chain_update(old.to_ascii_lowercase())
+            .chain_update(&old)
+            .chain_update(written)
             .finalize();
-        let digits: String = hex::encode(digest).chars().take(old.len()).collect();
-        let special = digits.starts_with('0') || digits.starts_with("fffffff");
-        if !special && !digits.eq_ignore_ascii_case(old) {
+        let digits: Vec<u8> = hex::encode(digest).bytes().take(old.len()).collect();
+        let special = digits.starts_with(b"0") || digits.starts_with(b"fffffff");
+        if !special && digits != old {
             return digits;
         }
     }
-    old.to_owned()
+    old
 }
 
 // --- sparse extents ---
@@ -728,7 +730,11 @@ fn open_sparse(source: &Source<'_>) -> Result<Disk> {
     match &descriptor.cid {
         Some((old, inside)) => {
             let at = header.descriptor.start.saturating_add(wide(*inside));
-            stale.push((at, next_cid(old).into_bytes()));
+            stale.push(Stale {
+                at,
+                old: old.clone().into_bytes(),
+                next: next_cid,
+            });
         }
         None => {
             scan_only.get_or_insert_with(no_cid);
@@ -834,7 +840,11 @@ fn open_set(source: &Source<'_>) -> Result<Disk> {
     facts.chain.extend(chain.unwrap_or_default());
     let mut scan_only = descriptor.reason().or(set.scan_only);
     let stale = match &descriptor.cid {
-        Some((old, inside)) => vec![(wide(*inside), next_cid(old).into_bytes())],
+        Some((old, inside)) => vec![Stale {
+            at: wide(*inside),
+            old: old.clone().into_bytes(),
+            next: next_cid,
+        }],
         None => {
             scan_only.get_or_insert_with(no_cid);
             Vec::new()

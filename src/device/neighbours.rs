@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashSet,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -63,15 +64,15 @@ impl Neighbours {
         access: Access,
     ) -> Result<Vec<(String, Arc<HostFile>)>> {
         let mut paths = Vec::with_capacity(names.len());
+        let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
         let mut seen = HashSet::new();
-        seen.extend(
-            self.image
-                .as_deref()
-                .and_then(|path| path.canonicalize().ok()),
-        );
+        let image = self.image.as_deref().map(std::fs::metadata);
+        seen.extend(image.and_then(|meta| meta.ok()).map(identity));
         for name in &names {
             let path = self.path_of(name)?;
-            if path.canonicalize().is_ok_and(|real| !seen.insert(real)) {
+            // Of a link itself: where it leads is not even asked, and it is refused below.
+            let meta = path.symlink_metadata();
+            if meta.is_ok_and(|meta| !seen.insert(identity(meta))) {
                 return Err(Error::refused(
                     "image: a file of its own for each name expected, found one twice",
                 )
@@ -142,6 +143,15 @@ impl Neighbours {
             }
         }
         Ok(names)
+    }
+
+    /// The names of the files that the user allowed, without their directories.
+    #[must_use]
+    pub fn allowed_names(&self) -> Vec<String> {
+        let names = self.allowed.iter().filter_map(|path| path.file_name());
+        names
+            .filter_map(|name| name.to_str().map(str::to_owned))
+            .collect()
     }
 
     /// Opens a file beside the image for a look that nothing depends on: it is not remembered.

@@ -114,7 +114,7 @@ pub struct ImageFacts {
 }
 
 /// What a container's format says about itself; what it does not have is null.
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ContainerFacts {
     /// The kind within the format.
     pub kind: Option<String>,

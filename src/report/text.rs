@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{ContainerFacts, Done, ImageReport, VolumeFacts};
+use super::{ContainerFacts, Done, ImageFacts, ImageReport, VolumeFacts};
 use crate::{
     error::Kind,
     plan::{Finding, Subject},
@@ -29,7 +29,7 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
                 size(image.disk_len)
             )?,
         }
-        write_container(out, &image.container)?;
+        write_container(out, image)?;
         for note in &image.notes {
             writeln!(out, "  note: {note}")?;
         }
@@ -98,8 +98,13 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
     }
 }
 
-fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
+fn write_container(out: &mut String, image: &ImageFacts) -> fmt::Result {
+    let facts = &image.container;
+    if *facts == ContainerFacts::default() {
+        return Ok(());
+    }
     let mut parts: Vec<String> = facts.kind.iter().cloned().collect();
+    parts.push(format!("file of {}", size(image.file_len)));
     parts.extend(facts.creator.iter().map(|name| format!("made by {name}")));
     parts.extend(
         facts
@@ -110,6 +115,7 @@ fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
         parts.push(format!("{allocated} of {blocks} allocated"));
     }
     parts.extend(facts.log.iter().map(|log| format!("log: {log}")));
+    parts.extend(facts.id.iter().map(|id| format!("disk id {id}")));
     match facts.files.as_slice() {
         [] => {}
         [only] => parts.push(format!("with {only}")),
@@ -121,10 +127,7 @@ fn write_container(out: &mut String, facts: &ContainerFacts) -> fmt::Result {
     if !facts.chain.is_empty() {
         parts.push(format!("on top of {}", facts.chain.join(", on top of ")));
     }
-    match parts.is_empty() {
-        true => Ok(()),
-        false => writeln!(out, "  container: {}", parts.join(", ")),
-    }
+    writeln!(out, "  container: {}", parts.join(", "))
 }
 
 fn deletable(report: &ImageReport) -> usize {

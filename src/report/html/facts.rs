@@ -37,6 +37,11 @@ pub(super) fn container(h: &mut Html<'_>, report: &ImageReport) {
         format!("file of {}", size(image.file_len)),
     ];
     parts.extend(facts.creator.iter().map(|name| format!("made by {name}")));
+    parts.extend(
+        facts
+            .block_size
+            .map(|len| format!("blocks of {}", size(len))),
+    );
     if let (Some(allocated), Some(blocks)) = (facts.allocated, facts.blocks) {
         parts.push(format!("{allocated} of {blocks} blocks allocated"));
     }
