@@ -123,16 +123,18 @@ fn numberless(path: &str) -> String {
     out
 }
 
+/// An image that names a file as it is told.
+type Names<'a> = dyn Fn(&str) -> Vec<u8> + 'a;
+
 /// An image that names a file.
 struct Case<'a> {
     what: &'a str,
-    /// The image's name, and those of the files that lie beside it.
+    /// The image's name.
     image: &'a str,
-    beside: Vec<(&'a str, Vec<u8>)>,
     /// The file outside: what the image would be read with.
     far: (&'a str, Vec<u8>),
     /// The image that names a file so.
-    names: Box<dyn Fn(&str) -> Vec<u8> + 'a>,
+    names: Box<Names<'a>>,
     /// Whether it is read when the user allows the file.
     allowed: bool,
 }
@@ -183,9 +185,6 @@ impl Case<'_> {
         let (inside, cwd) = (at("in"), at("cwd"));
         let (image, far) = (inside.join(self.image), at("far").join(self.far.0));
         fs::write(&far, &self.far.1).unwrap();
-        for (name, bytes) in &self.beside {
-            fs::write(inside.join(name), bytes).unwrap();
-        }
         let link = inside.join(format!("link-{}", self.far.0));
         std::os::unix::fs::symlink(&far, link).unwrap();
         std::os::unix::fs::symlink(at("far"), inside.join("links")).unwrap();
@@ -276,7 +275,6 @@ fn parents_outside_are_never_opened() {
     Case {
         what: "VHD parent locators and name",
         image: "a.vhd",
-        beside: Vec::new(),
         far: ("far.vhd", vhd::dynamic(&below, vhd::Shape::default())),
         names: Box::new(|name| vhd_child(&raw, &below, name)),
         allowed: true,
@@ -295,7 +293,6 @@ fn parents_outside_are_never_opened() {
         Case {
             what: &format!("VHDX parent locator {keys:?}"),
             image: "a.vhdx",
-            beside: Vec::new(),
             far: ("far.vhdx", vhdx::build(&below, shape)),
             names: Box::new(|name| {
                 let linkage = format!("{{{}}}", vhdx::DATA_WRITE);
@@ -315,7 +312,6 @@ fn parents_outside_are_never_opened() {
     Case {
         what: "VMDK parent hint",
         image: "a.vmdk",
-        beside: Vec::new(),
         far: ("far.vmdk", vmdk::sparse(&below, vmdk::Shape::default())),
         names: Box::new(|name| {
             let mut out = vmdk::sparse(&raw, vmdk::Shape::default());
@@ -336,7 +332,6 @@ fn parents_outside_are_never_opened() {
     Case {
         what: "VDI parent, which has no name",
         image: "a.vdi",
-        beside: Vec::new(),
         far: ("far.vdi", parent),
         names: Box::new(|_| child.clone()),
         allowed: true,
@@ -362,7 +357,6 @@ fn backing_and_data_files_outside_are_never_opened() {
         Case {
             what: &format!("QCOW2 backing file, {format:?}"),
             image: "a.qcow2",
-            beside: Vec::new(),
             far: ("far.img", far),
             names: Box::new(|name| {
                 let mut out = qcow2::image(&raw, shape);
@@ -377,7 +371,6 @@ fn backing_and_data_files_outside_are_never_opened() {
     Case {
         what: "QCOW2 external data file",
         image: "a.qcow2",
-        beside: Vec::new(),
         far: ("far.img", raw.clone()),
         names: Box::new(|name| {
             let mut out = qcow2::image(&raw, shape);
@@ -410,7 +403,6 @@ fn extents_outside_are_never_opened() {
         Case {
             what: &format!("VMDK extent, {kind}"),
             image: "a.vmdk",
-            beside: Vec::new(),
             far: ("far.vmdk", far),
             names: Box::new(|name| {
                 let line = format!("RW {sectors} {kind} \"{name}\"");
@@ -502,7 +494,6 @@ fn streams_of_an_aff4_outside_are_never_opened() {
         Case {
             what: "AFF4 stream",
             image: "a.aff4",
-            beside: Vec::new(),
             far: ("far.aff4", raw.clone()),
             names: Box::new(|name| {
                 let mut members = aff4::members(&raw, &shape);

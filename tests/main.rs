@@ -28,6 +28,7 @@ mod containers_qcow2;
 mod containers_rows;
 mod containers_vdi_vmdk;
 mod containers_vhdx;
+mod containers_vhdx_damage;
 mod copies;
 mod damage;
 mod directory;
