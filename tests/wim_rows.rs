@@ -196,6 +196,9 @@ fn stale_bytes_go_with_prove_alone() {
         let plain = ["clean", arg(&image), "--in-place"];
         declone(&plain).exits(0);
         assert!(fs::read(&image).unwrap() == file, "nothing without --prove");
+        let left = "hold what nothing references";
+        let ran = declone(&["verify", arg(&image)]);
+        assert!(said(&ran).contains(left), "{}", said(&ran));
         let prove = [&plain[..], &["--prove"]].concat();
         let ran = declone(&prove);
         let after = fs::read(&image).unwrap();
@@ -215,6 +218,8 @@ fn stale_bytes_go_with_prove_alone() {
             fs::read(&image).unwrap() == after,
             "nothing is written twice"
         );
+        let ran = declone(&["verify", arg(&image)]).exits(0);
+        assert!(!said(&ran).contains(left), "{}", said(&ran));
     }
 }
 

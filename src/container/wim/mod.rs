@@ -93,6 +93,12 @@ impl Writer {
     pub fn write(&self, scrub: bool) -> Result<Written> {
         edit::write(&self.0, scrub)
     }
+
+    /// Bytes of the files that nothing references and that are not zero: contents, compressed or not,
+    /// that an earlier change left behind.
+    pub fn leftovers(&self) -> Result<u64> {
+        edit::leftovers(&self.0)
+    }
 }
 
 /// What [`Writer::write`] did.

@@ -482,6 +482,15 @@ fn is_stale(wim: &Wim) -> Result<bool> {
     solid::is_stale(file)
 }
 
+/// Bytes where nothing is referenced that are not zero.
+pub(super) fn leftovers(wim: &Wim) -> Result<u64> {
+    let mut found = 0_u64;
+    for gap in layout::gaps(&wim.file) {
+        found = found.saturating_add(wim.file.host_dirt(gap)?);
+    }
+    Ok(found)
+}
+
 /// Writes what is pending; says what of the old contents stays.
 pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
     let pending = std::mem::take(&mut *wim.pending()?);
