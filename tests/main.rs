@@ -61,4 +61,5 @@ mod wim;
 mod wim_hostile;
 mod wim_judges;
 mod wim_rows;
+mod wim_swm;
 mod witness;

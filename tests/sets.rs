@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The files of an image by their names.
-type Files = BTreeMap<String, Vec<u8>>;
+pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// A split disk: the files, the first of which is named, and where the disk's bytes lie in them.
 struct Split {
@@ -92,7 +92,7 @@ impl Split {
     }
 }
 
-fn read_all(dir: &Path) -> Files {
+pub fn read_all(dir: &Path) -> Files {
     fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -247,14 +247,14 @@ fn a_split_disk_is_cleaned_in_place_like_the_raw_one_and_taken_back() {
 }
 
 /// An interrupted change of a set, as a crash leaves it.
-struct Interrupted {
-    dir: tempfile::TempDir,
-    image: PathBuf,
-    old: Files,
+pub struct Interrupted {
+    pub dir: tempfile::TempDir,
+    pub image: PathBuf,
+    pub old: Files,
     new: Files,
-    names: Vec<String>,
+    pub names: Vec<String>,
     starts: Vec<u64>,
-    change: Change,
+    pub change: Change,
 }
 
 impl Interrupted {
@@ -262,12 +262,20 @@ impl Interrupted {
         let done = scratch();
         let image = split.write_to(done.path());
         declone(&["clean", arg(&image), "--in-place"]).exits(0);
-        let (old, new) = (split.files.clone(), read_all(done.path()));
-        let dir = scratch();
-        let image = split.write_to(dir.path());
         // The image first, then its files in the order of its lines: by name.
         let mut names = vec![IMAGE.to_owned()];
-        names.extend(old.keys().filter(|name| *name != IMAGE).cloned());
+        names.extend(split.files.keys().filter(|name| *name != IMAGE).cloned());
+        Self::of(names, split.files.clone(), read_all(done.path()))
+    }
+
+    /// A change of the set whose files have these names, in the order in which they are opened, the one
+    /// that is named first.
+    pub fn of(names: Vec<String>, old: Files, new: Files) -> Self {
+        let dir = scratch();
+        for (name, bytes) in &old {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        let image = dir.path().join(&names[0]);
         let mut files = names.iter().map(|name| {
             let file = HostFile::open(&dir.path().join(name)).unwrap();
             (name.clone(), Arc::new(file))
@@ -277,10 +285,14 @@ impl Interrupted {
         let starts: Vec<u64> = set.parts().iter().map(|part| part.start).collect();
         let mut patches = Vec::new();
         for (name, start) in names.iter().zip(&starts) {
-            let pages = old[name].chunks(PAGE_LEN).zip(new[name].chunks(PAGE_LEN));
-            for (number, (_, page)) in pages.enumerate().filter(|(_, (a, b))| a != b) {
+            let was = &old[name];
+            for (number, page) in new[name].chunks(PAGE_LEN).enumerate() {
+                let at = number * PAGE_LEN;
+                if was.get(at..at + page.len()) == Some(page) {
+                    continue;
+                }
                 patches.push(Patch {
-                    offset: start + (number * PAGE_LEN) as u64,
+                    offset: start + at as u64,
                     len: page.len() as u64,
                     page: match page.iter().all(|byte| *byte == 0) {
                         true => Page::Zero,
@@ -312,13 +324,14 @@ impl Interrupted {
     }
 
     fn journal(&self) -> PathBuf {
-        self.dir.path().join(format!("{IMAGE}.declone-journal"))
+        let name = format!("{}.declone-journal", self.names[0]);
+        self.dir.path().join(name)
     }
 
     fn journal_bytes(&self) -> Vec<u8> {
         let files = self.names.iter().zip(self.change.files());
         let bond = Bond {
-            image_len: self.old[IMAGE].len() as u64,
+            image_len: self.old[&self.names[0]].len() as u64,
             path: arg(&self.image).as_bytes().to_vec(),
             files: files
                 .map(|(name, len)| BondFile {
@@ -340,8 +353,12 @@ impl Interrupted {
     }
 
     /// As a crash leaves it after `pages` pages, the next torn after three sectors.
-    fn interrupt(&self, pages: usize) -> Files {
+    pub fn interrupt(&self, pages: usize) -> Files {
         let mut files = self.old.clone();
+        // Longer already: that comes first.
+        for (name, bytes) in &mut files {
+            bytes.resize(self.new[name].len(), 0);
+        }
         for (number, page) in self.change.pages().iter().enumerate().take(pages + 1) {
             let file = self.starts.partition_point(|start| *start <= page.offset) - 1;
             let at = (page.offset - self.starts[file]) as usize;
@@ -362,13 +379,16 @@ impl Interrupted {
         files
     }
 
-    fn is_new(&self) {
+    #[track_caller]
+    pub fn is_new(&self) {
         assert!(read_all(self.dir.path()) == self.new);
     }
 
-    fn unchanged(&self, files: &Files) {
+    #[track_caller]
+    pub fn unchanged(&self, files: &Files) {
         let mut all = read_all(self.dir.path());
-        all.remove(&format!("{IMAGE}.declone-journal")).unwrap();
+        all.remove(&format!("{}.declone-journal", self.names[0]))
+            .unwrap();
         assert!(all == *files);
     }
 }

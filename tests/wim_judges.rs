@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Writes a tree into a directory.
-fn spread(node: &wim::Node, path: &Path) {
+pub fn spread(node: &wim::Node, path: &Path) {
     fs::create_dir_all(path).unwrap();
     for child in &node.children {
         let path = path.join(&child.name);
@@ -32,7 +32,7 @@ fn spread(node: &wim::Node, path: &Path) {
 }
 
 /// The files below a directory.
-fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut out = BTreeMap::new();
     let mut todo = vec![root.to_owned()];
     while let Some(folder) = todo.pop() {
@@ -85,7 +85,7 @@ fn listing(image: &Path, number: &str) -> BTreeMap<String, Vec<String>> {
     out
 }
 
-fn is_target(path: &str) -> bool {
+pub fn is_target(path: &str) -> bool {
     let path = format!("/{path}").replace("//", "/").replace('/', "\\");
     TARGETS
         .iter()
@@ -183,7 +183,7 @@ fn judge(name: &str, image: &Path, images: usize) {
 }
 
 /// The chunks of all compressed resources, as they lie in the file, and whole resources that are not.
-fn chunks(file: &[u8]) -> BTreeSet<Vec<u8>> {
+pub fn chunks(file: &[u8]) -> BTreeSet<Vec<u8>> {
     let size = wim::get32(file, 0x14);
     let table = wim::place(file, 0x30);
     let mut out = BTreeSet::new();
@@ -493,37 +493,23 @@ fn archives_of_wimlib_that_are_refused() {
     let path = |name: &str| dir.path().join(name);
     let source = path("source");
     spread(&tree(), &source);
-    let (pipable, whole) = (path("pipable.wim"), path("whole.wim"));
+    let image = path("pipable.wim");
     tool(
         "wimlib-imagex",
-        &["capture", arg(&source), arg(&pipable), "--pipable"],
+        &["capture", arg(&source), arg(&image), "--pipable"],
     );
-    tool(
-        "wimlib-imagex",
-        &["capture", arg(&source), arg(&whole), "--compress=none"],
-    );
-    tool(
-        "wimlib-imagex",
-        &["split", arg(&whole), arg(&path("part.swm")), "0.02"],
-    );
-    for (image, scan, code, words) in [
-        (&pipable, 4, 4, "pipable"),
-        (&path("part.swm"), 1, 3, "wimjoin"),
-        (&path("part2.swm"), 1, 3, "wimjoin"),
+    let before = fs::read(&image).unwrap();
+    for args in [
+        vec!["scan", arg(&image)],
+        vec!["clean", arg(&image), "--in-place"],
+        vec!["clean", arg(&image), "-n"],
     ] {
-        let before = fs::read(image).unwrap();
-        declone(&["scan", arg(image)]).exits(scan);
-        for args in [
-            vec!["clean", arg(image), "--in-place"],
-            vec!["clean", arg(image), "-n"],
-        ] {
-            let ran = declone(&args);
-            let said = format!("{}{}", ran.out, ran.err);
-            ran.exits(code);
-            assert!(said.contains(words), "{said}");
-        }
-        assert!(fs::read(image).unwrap() == before);
+        let ran = declone(&args);
+        let said = format!("{}{}", ran.out, ran.err);
+        ran.exits(4);
+        assert!(said.contains("pipable"), "{said}");
     }
+    assert!(fs::read(&image).unwrap() == before);
 }
 
 #[test]

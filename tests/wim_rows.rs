@@ -7,7 +7,7 @@
 //! | 6 | `wim::images_share_what_they_shared_and_the_boot_image_is_found`, `wim::one_image_alone_keeps_what_the_other_needs_and_says_so` |
 //! | 7 | `wim::images_share_what_they_shared_and_the_boot_image_is_found` |
 //! | 8 | `wim::only_the_targets_go` |
-//! | 9 | here: `a_split_archive_is_read_from_any_part`, `a_set_that_is_not_whole_is_refused` |
+//! | 9 | `wim_swm` (cleaned; judged by others: `wim_swm::sets_of_wimlib_are_cleaned`), here: `a_split_archive_is_read_from_any_part`, `a_set_that_is_not_whole_is_refused` |
 //! | 10 | `wim_judges::archives_of_wimlib_that_are_refused` |
 //! | 11 | `wim::what_must_not_be_written_is_refused_and_why`, here: `flags_that_forbid_are_waived_by_name_only` |
 //! | 12-14 | `wim::links_names_streams_and_reparse_points`, `wim_judges::what_windows_keeps_in_a_volume_stays_in_its_capture` |
@@ -22,7 +22,7 @@
 //! | 23 | `wim_hostile::lists_that_come_back_and_lengths_that_lie`, `wim_hostile::deep_trees_and_many_names` |
 //! | 24 | here: `solid_resources_that_lie`, `solid_resources_lose_only_the_targets` (two runs become one) |
 //! | 25 | `wim::xml_that_cannot_be_patched_is_no_reason_not_to_look`, `wim::what_must_not_be_written_is_refused_and_why` |
-//! | 26 | here: `a_power_cut_at_any_page_leaves_the_old_archive_or_the_new_one` |
+//! | 26 | here: `a_power_cut_at_any_page_leaves_the_old_archive_or_the_new_one`; `wim_swm::a_power_cut_at_any_page_of_a_set_is_finished_by_its_journal` |
 //! | W1, W2 | `wim_hostile::every_byte_of_the_header`, `wim::what_must_not_be_written_is_refused_and_why` |
 //! | W3 | `wim::xml_that_cannot_be_patched_is_no_reason_not_to_look` |
 //! | W4, W5, W7 | `wim_hostile::lists_that_come_back_and_lengths_that_lie`, `wim_hostile::every_byte_of_the_metadata` |
@@ -196,6 +196,9 @@ fn stale_bytes_go_with_prove_alone() {
         let plain = ["clean", arg(&image), "--in-place"];
         declone(&plain).exits(0);
         assert!(fs::read(&image).unwrap() == file, "nothing without --prove");
+        let left = "hold what nothing references";
+        let ran = declone(&["verify", arg(&image)]);
+        assert!(said(&ran).contains(left), "{}", said(&ran));
         let prove = [&plain[..], &["--prove"]].concat();
         let ran = declone(&prove);
         let after = fs::read(&image).unwrap();
@@ -215,6 +218,8 @@ fn stale_bytes_go_with_prove_alone() {
             fs::read(&image).unwrap() == after,
             "nothing is written twice"
         );
+        let ran = declone(&["verify", arg(&image)]).exits(0);
+        assert!(!said(&ran).contains(left), "{}", said(&ran));
     }
 }
 
@@ -254,14 +259,8 @@ fn a_split_archive_is_read_from_any_part() {
             "{}",
             ran.out
         );
-        for args in [
-            vec!["clean", arg(&path(i)), "--in-place"],
-            vec!["clean", arg(&path(i)), "-n"],
-            vec!["clean", arg(&path(i)), "--in-place", "--prove"],
-        ] {
-            let ran = declone(&args).exits(3);
-            assert!(said(&ran).contains("wimjoin"), "{}", said(&ran));
-        }
+        let ran = declone(&["clean", arg(&path(i)), "-n"]).exits(0);
+        assert!(ran.out.contains("Smscfg"), "{}", ran.out);
     }
     for (i, part) in parts.iter().enumerate() {
         assert!(fs::read(path(i)).unwrap() == *part, "part {i}");

@@ -45,7 +45,8 @@ fn place(set: &HostSet, out: &Path) -> Result<(OwnedFd, String, String)> {
     let usage = |what: &str| {
         Error::new(Kind::Usage, format!("-o {shown}: {what}")).advise(
             "the image is several files, and its copy is a directory of them, which is never \
-             replaced: choose a new name; or clean the disk inside it into one file (--to raw)",
+             replaced: choose a new name; the disk in a disk image can be cleaned into one file \
+             (--to raw)",
         )
     };
     let name = out

@@ -120,7 +120,10 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) -> Resu
             partition: volume.partition,
             unit: volume.unit,
             disk_offset: volume.start.get(),
-            len: volume.len,
+            len: match volume.is_image() {
+                true => image.file_len,
+                false => volume.len,
+            },
             slot_kind: volume.slot_kind.clone(),
             slot_name: volume.slot_name.as_deref().map(escape),
             filesystem: volume.filesystem.clone(),

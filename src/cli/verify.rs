@@ -68,6 +68,15 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         });
     }
     report.residues = raw.residues;
+    if let Some(writer) = &image.writer {
+        let left = writer.leftovers()?;
+        if left > 0 {
+            report.remarks.push(format!(
+                "{left} bytes of the archive hold what nothing references, left by an earlier change; \
+                 compressed, they are not searched: clean --prove makes them zeros"
+            ));
+        }
+    }
     if common.hash.is_some() {
         let digest = place::digest_of(&host, &bar)?;
         if let Some(facts) = &mut report.image {

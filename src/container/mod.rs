@@ -349,7 +349,7 @@ pub static FORMATS: &[Format] = &[
 type Files = fn(&Source<'_>) -> Result<Vec<String>>;
 
 /// The formats whose image can be several files.
-static SETS: &[(&str, Files)] = &[("vmdk", vmdk::files)];
+static SETS: &[(&str, Files)] = &[("vmdk", vmdk::files), ("wim", wim::files)];
 
 /// The names of the files that belong to this one, as the image gives them; empty if it is one file,
 /// or is in a state that [`open`] tells more about.
@@ -462,14 +462,7 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         Open::Disk(open) => open(&source).map_err(unless_raw)?,
         Open::Archive(open) => {
             let trees = open(&source).map_err(unless_raw)?;
-            let mut disk = match &trees.joined {
-                // Offsets are those of all parts together.
-                Some(joined) => Disk {
-                    opaque: true,
-                    ..Disk::plain(Arc::clone(joined))
-                },
-                None => Disk::plain(Arc::clone(&whole)),
-            };
+            let mut disk = Disk::plain(Arc::clone(&whole));
             disk.facts = trees.facts.clone();
             archive = Some(trees);
             disk
@@ -495,7 +488,11 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
     Ok(Opened {
         format: format.name,
         evidence,
-        virtual_len: disk.device.len(),
+        virtual_len: match archive {
+            // Between several files is nothing.
+            Some(_) => file_len,
+            None => disk.device.len(),
+        },
         disk: disk.device,
         archive,
         places: disk.places,

@@ -326,11 +326,13 @@ impl BlockDevice for Overlay {
         let first = self
             .pages()?
             .range(from / PAGE..)
-            .find(|(_, page)| matches!(page, Page::Data(_)))
+            .filter(|(_, page)| matches!(page, Page::Data(_)))
             .map(|(page, _)| {
                 let end = page * PAGE + self.page_len(*page) as u64;
                 (page * PAGE).max(from)..end
-            });
+            })
+            // A short page at the end of one of several files ends before the next begins.
+            .find(|data| data.start < data.end);
         Ok(match (below, first) {
             (Some(a), Some(b)) => Some(if b.start < a.start { b } else { a }),
             (a, b) => a.or(b),
@@ -407,6 +409,14 @@ mod tests {
         overlay.write_at(5000, &old[5000..5003]).unwrap();
         overlay.write_at(8192, &old[8192..]).unwrap();
         assert!(overlay.diff().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_walk_goes_on_behind_the_end_of_a_file() {
+        let (_, overlay) = sample();
+        overlay.write_at(9_999, &[1]).unwrap();
+        assert_eq!(overlay.next_data(9_999).unwrap(), Some(9_999..10_000));
+        assert_eq!(overlay.next_data(10_000).unwrap(), None);
     }
 
     #[test]

@@ -316,7 +316,7 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
         evidence: opened.evidence,
         notes: opened.notes,
         file_len: opened.file_len,
-        disk_len: opened.disk.len(),
+        disk_len: opened.virtual_len,
         table,
         volumes,
         file,

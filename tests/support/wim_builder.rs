@@ -209,24 +209,53 @@ pub fn solid(contents: &[u8], chunk: u32) -> Vec<u8> {
 
 /// The parts of an archive: metadata in the first, contents dealt out.
 pub fn split(file: &[u8], parts: u16) -> Vec<Vec<u8>> {
-    let [table, xml] = [0x30, 0x48].map(|at| place(file, at));
-    let mut out = Vec::new();
-    for part in 1..=parts {
+    let cut = Cut {
+        parts,
+        ..Cut::default()
+    };
+    cut.of(file)
+}
+
+/// How an archive is split.
+#[derive(Clone, Debug, Default)]
+pub struct Cut {
+    pub parts: u16,
+    /// Bytes of a piece of the integrity tables.
+    pub integrity: Option<u32>,
+    /// Stale bytes before the first resource of each part.
+    pub stale: Vec<u8>,
+    /// The XML data of the second part say where they begin there, not where in the whole.
+    pub own_total: bool,
+}
+
+impl Cut {
+    pub fn of(&self, file: &[u8]) -> Vec<Vec<u8>> {
+        (1..=self.parts).map(|part| self.part(file, part)).collect()
+    }
+
+    fn part(&self, file: &[u8], part: u16) -> Vec<u8> {
+        let [table, xml] = [0x30, 0x48].map(|at| place(file, at));
         let mut bytes = file[..HEADER].to_vec();
+        bytes.extend(&self.stale);
         let mut entries = Vec::new();
         let all = file[table.at..table.at + table.size].chunks(50);
         for (i, entry) in all.enumerate() {
             let one = place(entry, 0);
-            let mine = match one.flags & 2 {
-                0 => i as u16 % parts + 1,
+            let mine = match one.flags & 0x12 {
+                0 => i as u16 % self.parts + 1,
                 _ => 1,
             };
             if mine != part {
                 continue;
             }
             let mut entry = entry.to_vec();
-            put::u64(&mut entry, 8, bytes.len() as u64);
             put::u16(&mut entry, 24, part);
+            if one.flags & 0x10 != 0 && one.len != SOLID {
+                // In a solid resource: its place is one in that.
+                entries.extend(entry);
+                continue;
+            }
+            put::u64(&mut entry, 8, bytes.len() as u64);
             if one.flags & 2 != 0 && place(file, 0x60).at == one.at {
                 let boot = entry[..24].to_vec();
                 put::bytes(&mut bytes, 0x60, &boot);
@@ -237,16 +266,135 @@ pub fn split(file: &[u8], parts: u16) -> Vec<Vec<u8>> {
         let flags = get32(file, 0x10) as u32 | SPANNED;
         put::u32(&mut bytes, 0x10, flags);
         put::u16(&mut bytes, 0x28, part);
-        put::u16(&mut bytes, 0x2A, parts);
+        put::u16(&mut bytes, 0x2A, self.parts);
         let at = bytes.len();
         let whole = |len: usize, at: usize| resource(len, 0, at, len);
         put::bytes(&mut bytes, 0x30, &whole(entries.len(), at));
         put::bytes(&mut bytes, 0x48, &whole(xml.size, at + entries.len()));
         bytes[0x7C..0x94].fill(0);
-        bytes.extend(entries);
-        bytes.extend(&file[xml.at..xml.at + xml.size]);
-        out.push(bytes);
+        bytes.extend(&entries);
+        let covered = bytes.len();
+        let mut text = file[xml.at..xml.at + xml.size].to_vec();
+        if self.own_total && part == 2 {
+            text = with_total(&text, covered);
+        }
+        bytes.extend(text);
+        if let Some(piece) = self.integrity {
+            let table = integrity_table(&bytes[HEADER..covered], piece);
+            let at = bytes.len();
+            put::bytes(&mut bytes, 0x7C, &whole(table.len(), at));
+            bytes.extend(table);
+        }
+        bytes
     }
+}
+
+/// XML data whose first count is another, written as the builder writes it.
+fn with_total(xml: &[u8], total: usize) -> Vec<u8> {
+    let units: Vec<u16> = xml.chunks(2).map(|pair| put::get16(pair, 0)).collect();
+    let text = String::from_utf16(&units).unwrap();
+    let start = text.find("<TOTALBYTES>").unwrap() + 12;
+    let end = start + text[start..].find('<').unwrap();
+    put::utf16(&format!("{}{total:>12}{}", &text[..start], &text[end..]))
+}
+
+/// One archive of the parts of a set, which are in order: what [`read`] reads.
+#[track_caller]
+pub fn join(parts: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = parts[0][..HEADER].to_vec();
+    let boot = place(&parts[0], 0x60);
+    let mut table = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        assert_eq!(get16(part, 0x28), i + 1);
+        assert_eq!(get16(part, 0x2A), parts.len());
+        assert_eq!(part[0x18..0x28], parts[0][0x18..0x28]);
+        let place_of_table = place(part, 0x30);
+        let entries = &part[place_of_table.at..][..place_of_table.size];
+        for entry in entries.chunks(50) {
+            assert_eq!(get16(entry, 24), i + 1, "an entry's part");
+            let one = place(entry, 0);
+            let mut entry = entry.to_vec();
+            put::u64(&mut entry, 8, out.len() as u64);
+            put::u16(&mut entry, 24, 1);
+            if one.flags & 2 != 0 && one == boot {
+                put::bytes(&mut out, 0x60, &entry[..24]);
+            }
+            out.extend(&part[one.at..one.at + one.size]);
+            table.extend(entry);
+        }
+    }
+    let flags = get32(&out, 0x10) as u32 & !SPANNED;
+    put::u32(&mut out, 0x10, flags);
+    put::u16(&mut out, 0x28, 1);
+    put::u16(&mut out, 0x2A, 1);
+    let at = out.len();
+    put::bytes(&mut out, 0x30, &resource(table.len(), 0, at, table.len()));
+    out.extend(&table);
+    let one = place(&parts[0], 0x48);
+    let xml = with_total(&parts[0][one.at..one.at + one.size], out.len());
+    let at = out.len();
+    put::bytes(&mut out, 0x48, &resource(xml.len(), 0, at, xml.len()));
+    out.extend(xml);
+    out[0x7C..0x94].fill(0);
+    out
+}
+
+/// What one part of a set is, whatever the others are.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PartRead {
+    /// Bytes that nothing takes and that are not zero.
+    pub dirt: usize,
+    /// Whether there is an integrity table; it is right.
+    pub integrity: bool,
+    pub xml: String,
+    /// Where the XML data begin.
+    pub xml_at: usize,
+    /// Entries of the blob table.
+    pub entries: usize,
+}
+
+#[track_caller]
+pub fn read_part(file: &[u8]) -> PartRead {
+    let [table, xml, integrity] = [0x30, 0x48, 0x7C].map(|at| place(file, at));
+    let entries = file[table.at..table.at + table.size].chunks(50);
+    let mut used: Vec<(usize, usize)> = entries
+        .map(|entry| place(entry, 0))
+        .chain([table.clone(), xml.clone(), integrity.clone()])
+        .filter(|one| one.size > 0)
+        .map(|one| (one.at, one.at + one.size))
+        .collect();
+    used.extend([(0, HEADER), (file.len(), file.len())]);
+    used.sort_unstable();
+    let mut dirt = 0;
+    for pair in used.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "one on top of the other: {pair:x?}");
+        let gap = &file[pair[0].1..pair[1].0];
+        dirt += gap.iter().filter(|byte| **byte != 0).count();
+    }
+    if integrity.size > 0 {
+        let bytes = &file[integrity.at..integrity.at + integrity.size];
+        let piece = get32(bytes, 8) as u32;
+        let want = integrity_table(&file[HEADER..table.at + table.size], piece);
+        assert!(bytes == want, "integrity table");
+    }
+    let text = file[xml.at + 2..xml.at + xml.size].chunks(2);
+    let units: Vec<u16> = text.map(|pair| put::get16(pair, 0)).collect();
+    PartRead {
+        dirt,
+        integrity: integrity.size > 0,
+        xml: String::from_utf16(&units).unwrap(),
+        xml_at: xml.at,
+        entries: table.size / 50,
+    }
+}
+
+fn integrity_table(covered: &[u8], piece: u32) -> Vec<u8> {
+    let hashes = hashes_of(covered, piece);
+    let mut out = Vec::new();
+    out.extend((12 + 20 * hashes.len() as u32).to_le_bytes());
+    out.extend((hashes.len() as u32).to_le_bytes());
+    out.extend(piece.to_le_bytes());
+    out.extend(hashes.iter().flatten());
     out
 }
 
@@ -452,14 +600,9 @@ impl Wim {
         xml.extend(put::utf16(&self.xml_text(covered)));
         out.extend(&xml);
         let integrity_at = out.len();
-        let mut integrity = Vec::new();
-        if let Some(piece) = self.integrity {
-            let hashes = hashes_of(&out[HEADER..covered], piece);
-            integrity.extend((12 + 20 * hashes.len() as u32).to_le_bytes());
-            integrity.extend((hashes.len() as u32).to_le_bytes());
-            integrity.extend(piece.to_le_bytes());
-            integrity.extend(hashes.iter().flatten());
-        }
+        let piece = self.integrity;
+        let integrity = piece.map(|piece| integrity_table(&out[HEADER..covered], piece));
+        let integrity = integrity.unwrap_or_default();
         out.extend(&integrity);
         put::bytes(&mut out, 0, b"MSWIM\0\0\0");
         put::u32(&mut out, 8, HEADER as u32);

@@ -9,6 +9,9 @@
 //! - **The file keeps its length where it can.** New resources take the places of old ones, the tables
 //!   stay at the end, what nothing references becomes zeros. So the journal of a clean in place holds
 //!   for a WIM too; a clean that needs more room is made in a copy.
+//! - **One layout for one file and for several.** The parts of a split archive are one address space
+//!   ([`crate::device::HostSet`]); a part is laid out like an archive of one file, from its own entries,
+//!   and what is new goes to the part in which the old was. One in which nothing changes keeps every byte.
 //! - **Own codecs**: no crate decodes the LZX of WIM files or LZMS (`shared/facts/crates.md`).
 
 use std::{
@@ -19,7 +22,6 @@ use std::{
 
 use super::{Edges, Facts, Format, Open, Source, format as magics};
 use crate::{
-    device::Device,
     error::{At, Error, Kind, Result},
     text::{WinPath, escape},
     tree::{FileTree, Obstacle},
@@ -36,7 +38,8 @@ mod xml;
 
 use format::flag;
 use metadata::Metadata;
-use read::{File, Header};
+use read::File;
+pub(super) use split::files;
 use tree::ImageTree;
 use xml::Xml;
 
@@ -54,8 +57,6 @@ pub struct Archive {
     pub images: Vec<ArchiveImage>,
     /// What a report shows of it.
     pub facts: Facts,
-    /// The bytes of all its files, if it is split.
-    pub joined: Option<Device>,
     wim: Arc<Wim>,
 }
 
@@ -91,6 +92,12 @@ impl Writer {
     /// `Refused` when the file would have to grow and its device cannot.
     pub fn write(&self, scrub: bool) -> Result<Written> {
         edit::write(&self.0, scrub)
+    }
+
+    /// Bytes of the files that nothing references and that are not zero: contents, compressed or not,
+    /// that an earlier change left behind.
+    pub fn leftovers(&self) -> Result<u64> {
+        edit::leftovers(&self.0)
     }
 }
 
@@ -133,8 +140,8 @@ struct Pending {
 #[derive(Debug)]
 struct Wim {
     file: File,
-    /// None: it is not as it should be, and nothing is written.
-    xml: Option<Xml>,
+    /// That of each part. None: it is not as it should be, and nothing is written.
+    xml: Option<Vec<Xml>>,
     trees: Vec<Tree>,
     obstacles: Vec<Obstacle>,
     owners: Vec<Option<(usize, usize)>>,
@@ -253,24 +260,22 @@ fn ids_of(metadata: &Metadata) -> (Vec<u64>, HashMap<u64, usize>) {
 }
 
 fn open(source: &Source<'_>) -> Result<Archive> {
-    let own = Header::read(source.host.as_ref())?;
-    let whole = (own.part, own.parts) == (1, 1) && !own.is(flag::SPANNED);
-    let mut disk = None;
-    let file = match whole {
-        true => File::open(source.host, own, Vec::new())?,
-        false => {
-            let (joined, parts) = split::join(source, &own)?;
-            disk = Some(Arc::clone(&joined));
-            let first = parts.first().map_or(own, |part| part.header.clone());
-            File::open(&joined, first, parts)?
-        }
-    };
+    let file = File::open(source.whole(), split::parts(source)?)?;
     let header = &file.header;
-    let xml = match file.xml() {
-        Ok(bytes) => Xml::parse(&bytes),
-        Err(error) if error.kind() == Kind::Limit => Err(error),
-        Err(error) => return Err(error),
-    };
+    let (mut xml, mut odd_xml) = (Vec::new(), None);
+    for part in &file.parts {
+        let parsed = match file.xml(part) {
+            Ok(bytes) => Xml::parse(&bytes),
+            Err(error) if error.kind() == Kind::Limit => Err(error),
+            Err(error) => return Err(part.climb(error)),
+        };
+        match parsed {
+            Ok(one) => xml.push(one),
+            Err(error) => {
+                odd_xml.get_or_insert(part.climb(error));
+            }
+        }
+    }
     let mut trees = Vec::new();
     let mut total = 0_u64;
     // An entry that nothing references is no image, whatever it holds.
@@ -303,13 +308,14 @@ fn open(source: &Source<'_>) -> Result<Archive> {
     let boot_blob = boot
         .checked_sub(1)
         .map(|at| trees.get(at).map(|tree| tree.blob));
+    let start = file.parts.first().map_or(0, |part| part.range.start);
     let boot_is_right = match boot_blob {
         None => true,
         Some(None) => false,
         Some(Some(index)) => file
             .blobs
             .get(index)
-            .is_some_and(|blob| blob.resource.offset == header.boot.offset),
+            .is_some_and(|blob| blob.resource.inside(start).offset == header.boot.offset),
     };
     if !boot_is_right {
         return Err(Error::malformed(format!(
@@ -318,9 +324,8 @@ fn open(source: &Source<'_>) -> Result<Archive> {
         ))
         .at("image offset", "0x60"));
     }
-    let obstacles = obstacles(&file, &xml);
-    let xml = xml.ok();
-    let abouts = xml.as_ref().map(Xml::abouts).unwrap_or_default();
+    let obstacles = obstacles(&file, &xml, odd_xml.as_ref());
+    let abouts = xml.first().map(Xml::abouts).unwrap_or_default();
     let facts = Facts {
         kind: Some(kind_of(&file)),
         block_size: (header.chunk_size > 0).then_some(u64::from(header.chunk_size)),
@@ -328,13 +333,19 @@ fn open(source: &Source<'_>) -> Result<Archive> {
             0 => None,
             _ => Some("with an integrity table".to_owned()),
         },
+        files: file
+            .parts
+            .iter()
+            .filter(|part| part.file > 0)
+            .map(|part| part.name.clone())
+            .collect(),
         ..Facts::default()
     };
     let owners = owners(&file, &trees);
     let wim = Arc::new(Wim {
         owners,
         file,
-        xml,
+        xml: odd_xml.is_none().then_some(xml),
         trees,
         obstacles,
         pending: Mutex::default(),
@@ -357,12 +368,7 @@ fn open(source: &Source<'_>) -> Result<Archive> {
             }
         })
         .collect();
-    Ok(Archive {
-        images,
-        facts,
-        joined: disk,
-        wim,
-    })
+    Ok(Archive { images, facts, wim })
 }
 
 fn kind_of(file: &File) -> String {
@@ -378,14 +384,18 @@ fn kind_of(file: &File) -> String {
         1 => format!("{method}, 1 solid resource"),
         count => format!("{method}, {count} solid resources"),
     };
-    if !file.parts.is_empty() {
-        let names: Vec<String> = file.parts.iter().map(|part| escape(&part.name)).collect();
-        kind = format!("{kind}, split: {}", names.join(", "));
+    // The others' names are said where those of all sets are.
+    if let Some(named) = file.parts.iter().find(|part| part.file == 0)
+        && file.is_split()
+    {
+        let (number, count) = (named.header.part, file.parts.len());
+        kind = format!("{kind}, part {number} of {count} of a split archive");
     }
     kind
 }
 
-fn obstacles(file: &File, xml: &Result<Xml>) -> Vec<Obstacle> {
+/// `odd_xml` is what is wrong with XML data that are not among `xml`.
+fn obstacles(file: &File, xml: &[Xml], odd_xml: Option<&Error>) -> Vec<Obstacle> {
     let header = &file.header;
     let mut out = Vec::new();
     let mut add = |id, what: &str, advice: &str| {
@@ -395,48 +405,60 @@ fn obstacles(file: &File, xml: &Result<Xml>) -> Vec<Obstacle> {
             advice: advice.to_owned(),
         });
     };
-    if header.is(flag::READONLY) {
+    let flagged = |flag| file.parts.iter().find(|part| part.header.is(flag));
+    if let Some(part) = flagged(flag::READONLY) {
+        let found = part.of("the READONLY flag");
         add(
             "wim-readonly",
-            "WIM header: a file that may be changed expected, found the READONLY flag",
+            &format!("WIM header: a file that may be changed expected, found {found}"),
             "whoever set it wanted it so; export a copy without it (wimexport IMAGE all new.wim), or \
              pass --force-readonly",
         );
     }
-    if header.is(flag::WRITE_IN_PROGRESS) {
+    if let Some(part) = flagged(flag::WRITE_IN_PROGRESS) {
+        let found = part.of("the flag of a write in progress");
         add(
             "wim-write-in-progress",
-            "WIM header: a finished file expected, found the flag of a write in progress",
+            &format!("WIM header: a finished file expected, found {found}"),
             "let the program that writes it finish; if it crashed, take another copy of the file, or \
              pass --force-unfinished",
         );
     }
-    if xml.as_ref().is_ok_and(Xml::is_encrypted) {
+    if xml.iter().any(Xml::is_encrypted) {
         add(
             "wim-encrypted",
             "WIM: readable contents expected, found an encrypted ESD",
             "decrypt it first",
         );
     }
-    if let Err(error) = xml {
+    if let Some(error) = odd_xml {
         add(
             "wim-xml",
             error.what(),
             "its counts cannot be kept right: make it anew, wimexport IMAGE all new.wim",
         );
     }
-    if !file.parts.is_empty() {
+    let join = "join the parts first: wimjoin all.wim part*.swm";
+    if !file.is_split() && header.is(flag::SPANNED) {
         add(
             "wim-split",
-            "WIM: one file expected, found a split archive, which declone only reads",
-            "join the parts first: wimjoin all.wim part*.swm, clean that, then split it again",
+            "WIM header: a whole archive in part 1 of 1 expected, found the flag of a split one",
+            join,
+        );
+    }
+    if file.is_split() && !file.solids.is_empty() {
+        add(
+            "wim-split-solid",
+            "WIM: a split archive without solid resources expected, found some, which declone only \
+             reads",
+            join,
         );
     }
     if file.blobs.iter().any(|blob| !file.has_part(blob)) {
         add(
             "wim-part",
             "WIM blob table: contents in this part expected, found some in another part",
-            "join the parts first: wimjoin all.wim part*.swm",
+            join,
         );
     }
     out

@@ -25,6 +25,8 @@ pub(super) type Hash = [u8; HASH_LEN];
 /// Longest blob table and XML that is read, and longest metadata of an image.
 const TABLE_LIMIT: u64 = 512 << 20;
 const XML_LIMIT: u64 = 16 << 20;
+/// Longest XML data of all parts of a set together.
+const SET_XML_LIMIT: u64 = 64 << 20;
 /// Longest chunk that is decoded: the longest that Windows takes (`wimlib.h`).
 const CHUNK_LIMIT: u64 = 64 << 20;
 /// From this length on chunks are decoded one at a time.
@@ -93,18 +95,30 @@ impl Resource {
         self.offset..self.offset.saturating_add(self.size)
     }
 
-    fn check_inside(&self, what: &str, file_len: u64) -> Result<()> {
+    /// The same from the start of a file on that begins at `start`.
+    pub(super) fn inside(self, start: u64) -> Self {
+        Self {
+            offset: self.offset.saturating_sub(start),
+            ..self
+        }
+    }
+
+    /// Fails unless it lies behind the header of the file that takes `range`.
+    fn check_inside(&self, what: &str, range: &Range<u64>) -> Result<()> {
+        let start = self.offset.checked_sub(range.start);
         let end = self.offset.checked_add(self.size);
-        match end {
-            Some(end)
-                if end <= file_len && (self.size == 0 || self.offset >= format::HEADER_END) =>
+        match (start, end) {
+            (Some(start), Some(end))
+                if end <= range.end && (self.size == 0 || start >= format::HEADER_END) =>
             {
                 Ok(())
             }
             _ => Err(Error::malformed(format!(
-                "{what}: {} bytes between the header and the end of the file at {file_len:#x} \
-                 expected, found them at {:#x}",
-                self.size, self.offset
+                "{what}: {} bytes between the header and the end of the file at {:#x} expected, \
+                 found them at {:#x}",
+                self.size,
+                range.end.saturating_sub(range.start),
+                self.offset.saturating_sub(range.start)
             ))
             .at("image offset", format_args!("{:#x}", self.offset))),
         }
@@ -323,10 +337,11 @@ impl Chunks {
 /// A WIM file, opened.
 #[derive(Debug)]
 pub(super) struct File {
-    /// The file; of a split archive, all parts one behind the other.
+    /// The file; of a split archive, the address space of all its files.
     pub host: Device,
-    /// More than one if it is split; [`Self::header`] is the first one's.
+    /// Its files in the order of their numbers: several if it is split.
     pub parts: Vec<Part>,
+    /// The first part's.
     pub header: Header,
     pub method: Option<Method>,
     pub blobs: Vec<Blob>,
@@ -353,8 +368,10 @@ impl std::fmt::Debug for Kept {
 }
 
 impl File {
-    /// `parts` are those of `host`, the first with `header`; none if it is one file.
-    pub(super) fn open(host: &Device, header: Header, parts: Vec<Part>) -> Result<Self> {
+    /// `parts` are the files of `host`.
+    pub(super) fn open(host: &Device, parts: Vec<Part>) -> Result<Self> {
+        let header = parts.first().map(|part| part.header.clone());
+        let header = header.ok_or_else(|| Error::internal("WIM parts: none"))?;
         let method = header.method().at("image offset", "0x0")?;
         if let Some(method) = method
             && !(header.chunk_size.is_power_of_two()
@@ -384,25 +401,75 @@ impl File {
             header,
         };
         let mut run = 0;
-        if file.parts.is_empty() {
-            let all = 0..host.len();
-            file.read_table(file.header.table, file.header.part, &all, &mut run)?;
-        }
-        let tables = file.parts.iter().map(|part| {
-            let table = part.header.table;
-            (table, part.header.part, part.range.clone())
-        });
-        for (table, number, range) in tables.collect::<Vec<_>>() {
-            file.read_table(table, number, &range, &mut run)?;
+        file.check_totals()?;
+        for index in 0..file.parts.len() {
+            let part = file.part(index)?;
+            let (table, number, range) = (part.table(), part.header.part, part.range.clone());
+            let read = file.read_table(table, number, &range, &mut run);
+            read.map_err(|error| file.climb(index, error))?;
         }
         file.check_overlaps()?;
         file.check_solid_overlaps()?;
         Ok(file)
     }
 
+    /// All parts together may not need more memory than a few files would.
+    fn check_totals(&self) -> Result<()> {
+        let headers = || self.parts.iter().map(|part| &part.header);
+        let tables: u64 = headers()
+            .map(|one| one.table.len)
+            .fold(0, u64::saturating_add);
+        let xml: u64 = headers()
+            .map(|one| one.xml.len)
+            .fold(0, u64::saturating_add);
+        for (what, total, limit) in [
+            ("blob tables", tables, TABLE_LIMIT),
+            ("XML data", xml, SET_XML_LIMIT),
+        ] {
+            if self.is_split() && total > limit {
+                return Err(Error::limit(format!(
+                    "WIM {what}: at most {limit} bytes of all parts expected, found {total}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is several files.
+    pub(super) fn is_split(&self) -> bool {
+        self.parts.len() > 1
+    }
+
+    fn part(&self, index: usize) -> Result<&Part> {
+        let part = self.parts.get(index);
+        part.ok_or_else(|| Error::internal("WIM part: its number"))
+    }
+
+    fn climb(&self, index: usize, error: Error) -> Error {
+        match self.parts.get(index) {
+            Some(part) => part.climb(error),
+            None => error,
+        }
+    }
+
+    /// In which of the parts an entry is listed.
+    pub(super) fn part_of(&self, blob: &Blob) -> usize {
+        match self.is_split() {
+            true => usize::from(blob.part).saturating_sub(1),
+            false => 0,
+        }
+    }
+
     /// Whether contents lie in what was opened.
     pub(super) fn has_part(&self, blob: &Blob) -> bool {
-        !self.parts.is_empty() || blob.part == self.header.part
+        self.is_split() || blob.part == self.header.part
+    }
+
+    /// Bytes of all files.
+    fn len(&self) -> u64 {
+        let lens = self.parts.iter();
+        lens.map(|part| part.range.end.saturating_sub(part.range.start))
+            .fold(0, u64::saturating_add)
     }
 
     /// Reads the table of the part that takes `range` of the host; `run` counts runs of solid entries.
@@ -413,10 +480,7 @@ impl File {
         range: &Range<u64>,
         run: &mut usize,
     ) -> Result<()> {
-        let part_len = range.end.saturating_sub(range.start);
-        table.check_inside("WIM blob table", part_len)?;
-        let table = table.shifted(range.start);
-        let bytes = self.small(&table, "WIM blob table", TABLE_LIMIT)?;
+        let bytes = self.small(&table, range, "WIM blob table", TABLE_LIMIT)?;
         let (entries, rest) = bytes.as_chunks::<BLOB_LEN>();
         if !rest.is_empty() {
             return Err(Error::malformed(format!(
@@ -447,7 +511,7 @@ impl File {
             }
             in_run = solid;
             let here = number == blob.part;
-            if !here && !self.parts.is_empty() {
+            if !here && self.is_split() {
                 return Err(Error::malformed(format!(
                     "WIM blob: contents of part {number} expected, found some of part {}",
                     blob.part
@@ -456,10 +520,10 @@ impl File {
             }
             let index = self.blobs.len();
             if blob.is_solid_resource() {
-                blob.resource
-                    .check_inside("WIM solid resource", part_len)
-                    .at("image offset", at())?;
                 blob.resource = blob.resource.shifted(range.start);
+                blob.resource
+                    .check_inside("WIM solid resource", range)
+                    .at("image offset", at())?;
                 let chunks = self.solid_chunks(&blob.resource).at("image offset", at())?;
                 let len = chunks.len;
                 self.solids.push(Solid {
@@ -470,10 +534,10 @@ impl File {
                 });
                 start = start.saturating_add(len);
             } else if !solid && here {
-                blob.resource
-                    .check_inside("WIM resource", part_len)
-                    .at("image offset", at())?;
                 blob.resource = blob.resource.shifted(range.start);
+                blob.resource
+                    .check_inside("WIM resource", range)
+                    .at("image offset", at())?;
                 if !blob.resource.is(res::COMPRESSED) && blob.resource.size != blob.resource.len {
                     return Err(Error::malformed(format!(
                         "WIM blob: as many bytes in the file as contents expected, found {} and {}",
@@ -578,33 +642,19 @@ impl File {
         Ok(())
     }
 
-    /// Everything that takes bytes of this file, the tables included.
+    /// Everything that takes bytes of the files, the tables included, the headers not.
     pub(super) fn resources(&self) -> impl Iterator<Item = Resource> {
         let blobs = self.blobs.iter().filter(|blob| {
             self.has_part(blob) && (!blob.resource.is(res::SOLID) || blob.is_solid_resource())
         });
-        let own = [self.header.table, self.header.xml, self.header.integrity];
-        // The first part's are the same as those of `header`.
-        let others = self.parts.iter().skip(1).flat_map(|part| {
-            let header = &part.header;
-            let start = part.range.start;
-            let head = Resource {
-                size: format::HEADER_END,
-                len: format::HEADER_END,
-                offset: start,
-                flags: 0,
-            };
-            [header.table, header.xml, header.integrity]
-                .map(|one| one.shifted(start))
-                .into_iter()
-                .chain([head])
-        });
-        blobs.map(|blob| blob.resource).chain(own).chain(others)
+        let tables = self.parts.iter();
+        let tables = tables.flat_map(|part| [part.table(), part.xml(), part.integrity()]);
+        blobs.map(|blob| blob.resource).chain(tables)
     }
 
     /// A resource that is read whole and is not too long for that.
-    fn small(&self, one: &Resource, what: &str, limit: u64) -> Result<Vec<u8>> {
-        one.check_inside(what, self.host.len())?;
+    fn small(&self, one: &Resource, range: &Range<u64>, what: &str, limit: u64) -> Result<Vec<u8>> {
+        one.check_inside(what, range)?;
         let at = |error: Error| error.at("image offset", format_args!("{:#x}", one.offset));
         if !one.is(res::COMPRESSED) && one.size != one.len {
             return Err(at(Error::malformed(format!(
@@ -621,24 +671,30 @@ impl File {
         self.whole(one, what)
     }
 
-    /// The XML data.
-    pub(super) fn xml(&self) -> Result<Vec<u8>> {
-        self.small(&self.header.xml, "WIM XML data", XML_LIMIT)
+    /// The blob table of a part, as it is.
+    pub(super) fn table(&self, part: &Part) -> Result<Vec<u8>> {
+        self.small(&part.table(), &part.range, "WIM blob table", TABLE_LIMIT)
     }
 
-    /// The integrity table; empty if there is none.
-    pub(super) fn integrity(&self) -> Result<Vec<u8>> {
-        self.small(&self.header.integrity, "WIM integrity table", TABLE_LIMIT)
+    /// The XML data of a part.
+    pub(super) fn xml(&self, part: &Part) -> Result<Vec<u8>> {
+        self.small(&part.xml(), &part.range, "WIM XML data", XML_LIMIT)
+    }
+
+    /// The integrity table of a part; empty if there is none.
+    pub(super) fn integrity(&self, part: &Part) -> Result<Vec<u8>> {
+        let one = part.integrity();
+        self.small(&one, &part.range, "WIM integrity table", TABLE_LIMIT)
     }
 
     /// An image's metadata, its hash checked.
     pub(super) fn metadata(&self, blob: &Blob) -> Result<Vec<u8>> {
         let limit = self
-            .host
             .len()
             .saturating_mul(METADATA_RATIO)
             .min(METADATA_LIMIT);
-        let bytes = self.small(&blob.resource, "WIM metadata", limit)?;
+        let range = &self.part(self.part_of(blob))?.range;
+        let bytes = self.small(&blob.resource, range, "WIM metadata", limit)?;
         let found: Hash = Sha1::digest(&bytes).into();
         match found == blob.hash {
             true => Ok(bytes),

@@ -1,155 +1,203 @@
-//! Split archives (SWM): the parts, one behind the other, are one space of bytes. Offsets of a part's
-//! resources begin at its own start.
+//! The files of an archive. A split one (SWM) is several: each is a WIM with header, tables and XML data
+//! of its own, its offsets begin at its own start, and its blob table lists what lies in it. An archive
+//! of one file is a set of one.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
     format,
-    read::{Header, wide},
+    read::{Header, Resource},
 };
 use crate::{
     container::Source,
-    device::{BlockDevice, Device},
-    error::{Error, Result},
+    device::PartOf,
+    error::{At, Error, Result},
     text::escape,
 };
 
-/// Most files of the directory that are looked at, and most parts of a set.
+/// Most files of the directory that are looked at.
 const NAMES_LIMIT: usize = 100_000;
 
 /// One file of an archive.
 #[derive(Debug)]
 pub(super) struct Part {
     pub header: Header,
-    /// Where it begins in the space of all parts.
+    /// What it takes of the address space of all files.
     pub range: Range<u64>,
-    /// Its name, of one that is not the image itself.
+    /// Its number among the files of the image, of which the one that the user named is the first.
+    pub file: usize,
+    /// Its name, if it is one of several.
     pub name: String,
 }
 
-/// The bytes of several files, one behind the other.
-#[derive(Debug)]
-struct Joined {
-    parts: Vec<(Range<u64>, Device)>,
-    len: u64,
-}
-
-impl BlockDevice for Joined {
-    fn len(&self) -> u64 {
-        self.len
+impl Part {
+    /// A resource of its header, in the address space of all files.
+    fn placed(&self, one: Resource) -> Resource {
+        one.shifted(self.range.start)
     }
 
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let end = offset.saturating_add(wide(buf.len()));
-        if end > self.len {
-            return Err(Error::malformed(format!(
-                "WIM parts: {} bytes expected at {offset:#x}, they end at {:#x}",
-                buf.len(),
-                self.len
-            )));
+    pub(super) fn table(&self) -> Resource {
+        self.placed(self.header.table)
+    }
+
+    pub(super) fn xml(&self) -> Resource {
+        self.placed(self.header.xml)
+    }
+
+    pub(super) fn integrity(&self) -> Resource {
+        self.placed(self.header.integrity)
+    }
+
+    /// An error with the name of the file, if it is one of several.
+    pub(super) fn climb(&self, error: Error) -> Error {
+        match self.name.as_str() {
+            "" => error,
+            name => error.at("file", escape(name)),
         }
-        let mut rest = buf;
-        let mut at = offset;
-        for (range, device) in &self.parts {
-            if rest.is_empty() || at < range.start || at >= range.end {
-                continue;
-            }
-            let there = range.end.saturating_sub(at);
-            let take = usize::try_from(there).unwrap_or(usize::MAX).min(rest.len());
-            let (piece, more) = rest.split_at_mut(take);
-            device.read_at(at.saturating_sub(range.start), piece)?;
-            rest = more;
-            at = at.saturating_add(wide(take));
+    }
+
+    /// What something is called, with the name of the file, if it is one of several.
+    pub(super) fn of(&self, what: &str) -> String {
+        match self.name.as_str() {
+            "" => what.to_owned(),
+            name => format!("{what} of `{}`", escape(name)),
         }
-        Ok(())
     }
 }
 
-/// Finds the other parts of a set beside the image and puts them together.
+/// The names of the other parts of a set, in their order. The files do not name each other: they have a
+/// GUID in common, and the ends of their names.
 ///
 /// `Refused` if one is missing or there twice, or if a part of another split lies among them.
-pub(super) fn join(source: &Source<'_>, own: &Header) -> Result<(Device, Vec<Part>)> {
-    if own.part == 0 || own.part > own.parts {
-        return Err(Error::malformed(format!(
-            "WIM header: a part from 1 to {} expected, found {}",
-            own.parts, own.part
-        ))
-        .at("image offset", format_args!("{:#x}", format::PART)));
+pub(in super::super) fn files(source: &Source<'_>) -> Result<Vec<String>> {
+    let own = Header::read(source.host.as_ref())?;
+    if own.parts <= 1 {
+        return Ok(Vec::new());
     }
-    let own_name = source.near.own_name().unwrap_or_default().to_owned();
-    let mut found: Vec<(Header, String, Device)> =
-        vec![(own.clone(), own_name.clone(), source.host.clone())];
+    let own_name = source.own_name().unwrap_or_default().to_owned();
     let ending = |name: &str| name.rsplit_once('.').map(|(_, end)| end.to_lowercase());
-    let mut names = source.near.names(NAMES_LIMIT)?;
+    let mut names = source.names_beside(NAMES_LIMIT)?;
     names.retain(|name| ending(name) == ending(&own_name));
     names.sort_unstable();
+    let guid = own.guid().map(<[u8]>::to_vec);
+    let mut found = vec![(own, own_name)];
+    let mut unread = None;
     for name in names {
-        let Ok(file) = source.near.look(&name) else {
-            continue;
+        let file = match source.near.look(&name) {
+            Ok(file) => file,
+            Err(error) => {
+                unread.get_or_insert((name, error));
+                continue;
+            }
         };
+        // The image itself, which was named through a link.
+        if source.near.is_image(&file) {
+            continue;
+        }
         let Ok(header) = Header::read(&file) else {
             continue;
         };
-        if header.guid() != own.guid() {
-            continue;
+        if header.guid() == guid.as_deref() {
+            found.push((header, name));
         }
-        let other = found.iter().find(|(known, _, _)| known.part == header.part);
-        if let Some((_, other, _)) = other {
+    }
+    let all: Vec<(&Header, &str)> = found
+        .iter()
+        .map(|(header, name)| (header, name.as_str()))
+        .collect();
+    check(&all).map_err(|error| match &unread {
+        Some((name, why)) => error.advise(format!(
+            "`{}`, which could be a part, cannot be looked at: {}",
+            escape(name),
+            why.what()
+        )),
+        None => error,
+    })?;
+    let mut others = found.split_off(1);
+    others.sort_unstable_by_key(|(header, _)| header.part);
+    Ok(others.into_iter().map(|(_, name)| name).collect())
+}
+
+/// The files of the archive that was opened, in the order of their numbers.
+pub(super) fn parts(source: &Source<'_>) -> Result<Vec<Part>> {
+    let whole = source.whole();
+    let files = whole.parts();
+    let several = files.len() > 1;
+    let mut parts = Vec::with_capacity(files.len());
+    for (file, one) in files.into_iter().enumerate() {
+        let name = match (several, file) {
+            (false, _) => String::new(),
+            (true, 0) => source.own_name().unwrap_or_default().to_owned(),
+            (true, _) => one.name,
+        };
+        let device = PartOf::new(Arc::clone(whole), file)?;
+        let header = match several {
+            true => Header::read(&device).at("file", escape(&name))?,
+            false => Header::read(&device)?,
+        };
+        parts.push(Part {
+            header,
+            range: one.start..one.start.saturating_add(one.len),
+            file,
+            name,
+        });
+    }
+    let all: Vec<(&Header, &str)> = parts
+        .iter()
+        .map(|part| (&part.header, part.name.as_str()))
+        .collect();
+    check(&all)?;
+    parts.sort_unstable_by_key(|part| part.header.part);
+    Ok(parts)
+}
+
+/// Whether these files are all parts of one split, each once.
+fn check(found: &[(&Header, &str)]) -> Result<()> {
+    let Some((own, _)) = found.first() else {
+        return Err(Error::internal("WIM parts: none"));
+    };
+    let only = "leave only the parts of one split in the directory";
+    let mut known: BTreeMap<u16, &str> = BTreeMap::new();
+    for (header, name) in found {
+        if header.part == 0 || header.part > header.parts {
+            return Err(Error::malformed(format!(
+                "WIM header: a part from 1 to {} expected, found {}",
+                header.parts, header.part
+            ))
+            .at("image offset", format_args!("{:#x}", format::PART)));
+        }
+        if let Some(other) = known.insert(header.part, name) {
             return Err(Error::refused(format!(
                 "WIM parts: part {} once expected, found `{}` and `{}`",
                 header.part,
                 escape(other),
-                escape(&name)
+                escape(name)
             ))
-            .advise("leave only the parts of one split in the directory"));
+            .advise(only));
         }
-        if (header.parts, header.images, header.chunk_size)
-            != (own.parts, own.images, own.chunk_size)
-            || header.method()? != own.method()?
-        {
+        let split = |one: &Header| (one.parts, one.images, one.chunk_size);
+        let same = header.guid() == own.guid() && split(header) == split(own);
+        if !same || header.method()? != own.method()? {
             return Err(Error::refused(format!(
                 "WIM parts: {} parts of one split expected, found `{}`, a part of one into {}",
                 own.parts,
-                escape(&name),
+                escape(name),
                 header.parts
             ))
-            .advise("leave only the parts of one split in the directory"));
+            .advise(only));
         }
-        let device: Device = source.near.open(&name)?;
-        found.push((header, name, device));
     }
-    found.sort_unstable_by_key(|(header, _, _)| header.part);
-    let missing: Vec<String> = (1..=own.parts)
-        .filter(|number| found.iter().all(|(header, _, _)| header.part != *number))
-        .map(|number| number.to_string())
-        .collect();
-    if let Some(first) = missing.first() {
-        let more = match missing.len() {
-            1 => String::new(),
-            n => format!(" and {} more", n.saturating_sub(1)),
-        };
-        return Err(Error::refused(format!(
-            "WIM parts: all {} parts beside each other expected, part {first}{more} not found",
-            own.parts
-        ))
-        .advise("put all parts of the set into one directory, with their own names"));
-    }
-    let mut parts = Vec::new();
-    let mut joined = Vec::new();
-    let mut at = 0_u64;
-    for (header, name, device) in found {
-        let end = at.saturating_add(device.len());
-        joined.push((at..end, device));
-        parts.push(Part {
-            header,
-            range: at..end,
-            name,
-        });
-        at = end;
-    }
-    let device = Joined {
-        parts: joined,
-        len: at,
+    let mut missing = (1..=own.parts).filter(|number| !known.contains_key(number));
+    let Some(first) = missing.next() else {
+        return Ok(());
     };
-    Ok((Arc::new(device), parts))
+    let more = match missing.count() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    Err(Error::refused(format!(
+        "WIM parts: all {} parts beside each other expected, part {first}{more} not found",
+        own.parts
+    ))
+    .advise("put all parts of the set into one directory, with their own names"))
 }

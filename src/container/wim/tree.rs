@@ -188,17 +188,20 @@ impl ImageTree {
             offset: FileOffset(at.saturating_sub(from)),
             tail: false,
         };
-        if at < format::HEADER_END {
-            return named("WIM header", 0);
-        }
-        let tables = [
-            ("WIM blob table", file.header.table),
-            ("WIM XML data", file.header.xml),
-            ("WIM integrity table", file.header.integrity),
-        ];
-        for (what, one) in tables {
-            if one.range().contains(&at) {
-                return named(what, one.offset);
+        for part in file.parts.iter().filter(|part| part.range.contains(&at)) {
+            let start = part.range.start;
+            let tables = [
+                (
+                    "WIM header",
+                    start..start.saturating_add(format::HEADER_END),
+                ),
+                ("WIM blob table", part.table().range()),
+                ("WIM XML data", part.xml().range()),
+                ("WIM integrity table", part.integrity().range()),
+            ];
+            let found = tables.into_iter().find(|(_, range)| range.contains(&at));
+            if let Some((what, range)) = found {
+                return named(&part.of(what), range.start);
             }
         }
         for (index, blob) in file.blobs.iter().enumerate() {

@@ -145,10 +145,25 @@ impl Xml {
         Ok(())
     }
 
+    /// The count of the whole archive: before the images, or behind them.
+    fn total(&self) -> Option<Range<usize>> {
+        let len = self.text.len();
+        let first = self.text.find("<IMAGE").unwrap_or(len);
+        let behind = self.text.rfind("</IMAGE>").unwrap_or(len);
+        self.inside(&(0..first), "TOTALBYTES")
+            .or_else(|| self.inside(&(behind..len), "TOTALBYTES"))
+    }
+
+    /// Whether the archive's count says that the XML begins here: that of a part of a set may be the
+    /// one of the archive that was split.
+    pub(super) fn starts_at(&self, at: u64) -> bool {
+        self.text_at(self.total())
+            .is_some_and(|text| text.parse() == Ok(at))
+    }
+
     /// Sets the count that says where the XML begins.
     pub(super) fn set_start(&mut self, at: u64) -> Result<()> {
-        let first = self.text.find("<IMAGE").unwrap_or(self.text.len());
-        match self.inside(&(0..first), "TOTALBYTES") {
+        match self.total() {
             Some(range) => self.change(range, "TOTALBYTES", |_| at),
             None => Ok(()),
         }
@@ -214,5 +229,24 @@ mod tests {
         let mut odd = xml("<IMAGE INDEX=\"1\"><FILECOUNT>x</FILECOUNT></IMAGE>");
         assert!(odd.subtract(1, Less::default()).is_err());
         assert!(odd.set_start(1).is_ok());
+    }
+
+    #[test]
+    fn the_archives_count_is_found_before_and_behind_the_images() {
+        let image = "<IMAGE INDEX=\"1\"><TOTALBYTES>7</TOTALBYTES></IMAGE>";
+        let count = "<TOTALBYTES> 99 </TOTALBYTES>";
+        for text in [
+            format!("<WIM>{count}{image}</WIM>"),
+            format!("<WIM>{image}{count}</WIM>"),
+        ] {
+            let mut one = xml(&text);
+            assert!(one.starts_at(99) && !one.starts_at(7));
+            one.set_start(5).unwrap();
+            assert_eq!(one.text, text.replace(" 99 ", "5"));
+        }
+        let mut none = xml(&format!("<WIM>{image}</WIM>"));
+        assert!(!none.starts_at(7));
+        none.set_start(5).unwrap();
+        assert_eq!(none.text, format!("<WIM>{image}</WIM>"));
     }
 }

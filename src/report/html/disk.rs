@@ -74,7 +74,8 @@ impl Scene {
             true => image.file_len,
             false => image.disk_len,
         };
-        if len == 0 {
+        // An archive of several files has no one space of bytes.
+        if len == 0 || (archive && !image.container.files.is_empty()) {
             return None;
         }
         let mut scene = Self {

@@ -51,8 +51,7 @@ pub(in super::super) fn problems(
             hex::encode(hash)
         ));
     }
-    let used = file.resources().map(|one| one.range()).collect();
-    for gap in gaps(used, file.host.len()) {
+    for gap in gaps(file) {
         let dirty = file.host_dirt(gap.clone())?;
         if dirty > 0 {
             out.push(format!(
@@ -63,13 +62,14 @@ pub(in super::super) fn problems(
     }
     check_hashes(file, touched, &mut out)?;
     solid::check_gaps(file, touched, &mut out)?;
-    if let Some(integrity) = Integrity::read(file)? {
-        let covered = file.header.table.range().end;
-        if wide(integrity.old.len()) != integrity.count(covered) {
-            out.push(
-                "WIM integrity table: a hash for each piece expected, found another number"
-                    .to_owned(),
-            );
+    for part in &file.parts {
+        if let Some(integrity) = Integrity::read(file, part)?
+            && wide(integrity.old.len()) != integrity.count(part.header.table.range().end)
+        {
+            out.push(format!(
+                "{}: a hash for each piece expected, found another number",
+                part.of("WIM integrity table")
+            ));
         }
     }
     Ok(out)

@@ -8,6 +8,7 @@ use super::{
     super::{
         format::{self, HASH_LEN},
         read::{File, Hash, narrow, wide},
+        split::Part,
     },
     PAGE, STEP,
 };
@@ -17,8 +18,10 @@ use crate::{
 };
 
 /// The integrity table: SHA-1 of each piece of the file between the header and the end of the blob
-/// table.
+/// table. All positions are those in its file.
 pub(super) struct Integrity {
+    /// Where the file begins in the address space of all files.
+    start: u64,
     chunk: u64,
     pub(super) old: Vec<Hash>,
     /// Where what it covers ended.
@@ -26,12 +29,12 @@ pub(super) struct Integrity {
 }
 
 impl Integrity {
-    pub(super) fn read(file: &File) -> Result<Option<Self>> {
-        let one = file.header.integrity;
+    pub(super) fn read(file: &File, part: &Part) -> Result<Option<Self>> {
+        let one = part.integrity();
         if one.size == 0 {
             return Ok(None);
         }
-        let bytes = file.integrity()?;
+        let bytes = file.integrity(part)?;
         let view = View::new(&bytes, "WIM integrity table");
         let at = |error: Error| error.at("image offset", format_args!("{:#x}", one.offset));
         let chunk = u64::from(view.u32(8).map_err(at)?);
@@ -50,9 +53,10 @@ impl Integrity {
             ))));
         }
         Ok(Some(Self {
+            start: part.range.start,
             chunk,
             old: old.to_vec(),
-            covered: file.header.table.range().end,
+            covered: part.header.table.range().end,
         }))
     }
 
@@ -67,7 +71,8 @@ impl Integrity {
         hashes.saturating_add(wide(format::INTEGRITY_HEAD))
     }
 
-    /// Hashes again what was written, and what ends elsewhere than before.
+    /// Hashes again what was written, and what ends elsewhere than before. `dirty` are ranges of all
+    /// files.
     pub(super) fn write(
         &self,
         file: &File,
@@ -75,6 +80,10 @@ impl Integrity {
         dirty: &[Range<u64>],
         at: u64,
     ) -> Result<()> {
+        let place = |range: Range<u64>| {
+            let inside = |at: u64| self.start.saturating_add(at);
+            inside(range.start)..inside(range.end)
+        };
         let count = self.count(covered);
         let len = u32::try_from(self.len_for(covered)).unwrap_or(u32::MAX);
         let mut out = Vec::new();
@@ -85,18 +94,19 @@ impl Integrity {
             let start = format::HEADER_END.saturating_add(index.saturating_mul(self.chunk));
             let end = start.saturating_add(self.chunk).min(covered);
             let was = start.saturating_add(self.chunk).min(self.covered);
+            let piece = place(start..end);
             let touched = dirty
                 .iter()
-                .any(|range| range.start < end && start < range.end);
+                .any(|range| range.start < piece.end && piece.start < range.end);
             let old = usize::try_from(index)
                 .ok()
                 .and_then(|index| self.old.get(index));
             match old.filter(|_| !touched && was == end) {
                 Some(hash) => out.extend(hash),
-                None => out.extend(hash_of(file, start..end)?),
+                None => out.extend(hash_of(file, piece)?),
             }
         }
-        file.host.write_at(at, &out)
+        file.host.write_at(self.start.saturating_add(at), &out)
     }
 }
 

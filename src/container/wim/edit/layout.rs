@@ -7,6 +7,7 @@ use super::{
         Wim,
         format::{self, BLOB_LEN, res},
         read::{File, Resource, narrow, wide},
+        split::Part,
         xml::Xml,
     },
     Entry, PAGE, Packed, STEP,
@@ -15,39 +16,48 @@ use super::{
 };
 use crate::{
     bytes::all_zero,
+    device::{BlockDevice, PartOf},
     error::{Error, Result},
 };
 
 /// Most bytes of resources that make room for a solid one that grows.
 const EVICT_LIMIT: u64 = 64 << 20;
 
-/// Free ranges of the file: where a resource can be put.
+/// Free ranges of a file: where a resource can be put.
 struct Room {
     free: Vec<Range<u64>>,
+    /// Where resources may begin.
+    front: u64,
     /// Behind the last resource that stays.
     end: u64,
 }
 
 impl Room {
-    /// `taken` are the ranges that stay; everything from the last one on is open.
-    fn new(mut taken: Vec<Range<u64>>) -> Self {
+    /// `taken` are the ranges that stay in the file that begins at `start`; everything from the last
+    /// one on is open.
+    fn new(mut taken: Vec<Range<u64>>, start: u64) -> Self {
         taken.retain(|range| !range.is_empty());
         taken.sort_unstable_by_key(|range| range.start);
         let mut free = Vec::new();
-        let mut at = format::HEADER_END;
+        let front = start.saturating_add(format::HEADER_END);
+        let mut at = front;
         for range in taken {
             if at < range.start {
                 free.push(at..range.start);
             }
             at = at.max(range.end);
         }
-        Self { free, end: at }
+        Self {
+            free,
+            front,
+            end: at,
+        }
     }
 
     /// A place for `size` bytes: where the old ones were, in the smallest gap, or at the end.
     fn take(&mut self, size: u64, old: u64) -> u64 {
         if size == 0 {
-            return format::HEADER_END;
+            return self.front;
         }
         let fits = |range: &Range<u64>, from: u64| range.end.saturating_sub(from) >= size;
         let same = self
@@ -183,79 +193,221 @@ fn copy(file: &File, pieces: &[(Range<u64>, u64)]) -> Result<()> {
     Ok(())
 }
 
-/// Finds places, writes everything, zeros the rest.
+/// What becomes of one of the files. Positions are those in it.
+struct Sheet<'a> {
+    part: &'a Part,
+    table: Vec<u8>,
+    table_at: u64,
+    xml: Vec<u8>,
+    xml_at: u64,
+    integrity: Option<Integrity>,
+    integrity_at: u64,
+    /// How long the file is.
+    len: u64,
+    /// Its tables are what they were, where they were.
+    kept: bool,
+}
+
+impl<'a> Sheet<'a> {
+    /// Finds places for what is new of `entries`, those of this file, and for its tables.
+    fn new(file: &File, part: &'a Part, entries: &mut [Entry], xml: Xml) -> Result<Self> {
+        let start = part.range.start;
+        let old = &part.header;
+        let stay = |entry: &&Entry| entry.new.is_none() && is_placed(entry);
+        let stay = entries.iter().filter(stay);
+        let mut room = Room::new(
+            stay.map(|entry| entry.blob.resource.range()).collect(),
+            start,
+        );
+        // The largest first: it has the fewest places.
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by_key(|at| {
+            let size = entries
+                .get(*at)
+                .and_then(|entry| entry.new.as_ref())
+                .map_or(0, |new| new.resource.size);
+            std::cmp::Reverse(size)
+        });
+        for at in order {
+            if let Some(Entry {
+                blob,
+                new: Some(new),
+                ..
+            }) = entries.get_mut(at)
+            {
+                blob.resource.offset = room.take(new.resource.size, new.old);
+            }
+        }
+        let mut table = Vec::with_capacity(entries.len().saturating_mul(BLOB_LEN));
+        for entry in entries.iter() {
+            let mut blob = entry.blob;
+            if is_placed(entry) && file.has_part(&blob) {
+                blob.resource = blob.resource.inside(start);
+            }
+            table.extend(blob.bytes());
+        }
+        let integrity = Integrity::read(file, part)?;
+        let mut sheet = Self {
+            part,
+            table,
+            table_at: old.table.offset,
+            xml: xml.bytes(),
+            xml_at: old.xml.offset,
+            integrity,
+            integrity_at: old.integrity.offset,
+            len: part.range.end.saturating_sub(start),
+            kept: true,
+        };
+        let is_new = entries.iter().any(|entry| entry.new.is_some());
+        if is_new || !sheet.is_as_it_was(file)? {
+            sheet.kept = false;
+            sheet.place_tables(room.end.saturating_sub(start), xml)?;
+        }
+        Ok(sheet)
+    }
+
+    fn is_as_it_was(&self, file: &File) -> Result<bool> {
+        let old = &self.part.header;
+        let same_integrity = match &self.integrity {
+            Some(one) => one.len_for(old.table.range().end) == old.integrity.size,
+            None => true,
+        };
+        Ok(same_integrity
+            && self.xml == file.xml(self.part)?
+            && self.table == file.table(self.part)?)
+    }
+
+    /// The tables end where the file ends, and begin at `end` at the earliest.
+    fn place_tables(&mut self, end: u64, mut xml: Xml) -> Result<()> {
+        let follows = xml.starts_at(self.part.header.xml.offset);
+        let old_len = self.len;
+        let table_len = wide(self.table.len());
+        // Twice: the place of the XML is a number in the XML.
+        for _ in 0..4 {
+            let xml_len = wide(self.xml.len());
+            let tail = |start: u64| {
+                let covered = start.saturating_add(table_len);
+                table_len
+                    .saturating_add(xml_len)
+                    .saturating_add(self.integrity_len(covered))
+            };
+            let len = old_len.max(end.saturating_add(tail(end)));
+            self.table_at = len.saturating_sub(tail(len)).max(end);
+            self.len = len;
+            self.xml_at = self.table_at.saturating_add(table_len);
+            if follows {
+                xml.set_start(self.xml_at)?;
+                self.xml = xml.bytes();
+            }
+        }
+        self.integrity_at = self.xml_at.saturating_add(wide(self.xml.len()));
+        let tables_end = self
+            .integrity_at
+            .saturating_add(self.integrity_len(self.xml_at));
+        self.len = self.len.max(tables_end);
+        Ok(())
+    }
+
+    /// Bytes of the integrity table if the blob table ends at `covered`.
+    fn integrity_len(&self, covered: u64) -> u64 {
+        self.integrity
+            .as_ref()
+            .map_or(0, |one| one.len_for(covered))
+    }
+
+    /// Where the blob table ends.
+    fn covered(&self) -> u64 {
+        self.table_at.saturating_add(match self.kept {
+            true => self.part.header.table.size,
+            false => wide(self.table.len()),
+        })
+    }
+
+    /// What blob table, XML data and integrity table are in the header.
+    fn tables(&self) -> [Resource; 3] {
+        let old = &self.part.header;
+        if self.kept {
+            return [old.table, old.xml, old.integrity];
+        }
+        let plain = |one: Resource, offset: u64, len: u64| Resource {
+            size: len,
+            flags: one.flags & !res::COMPRESSED,
+            offset,
+            len,
+        };
+        let integrity = match &self.integrity {
+            Some(one) => plain(
+                old.integrity,
+                self.integrity_at,
+                one.len_for(self.covered()),
+            ),
+            None => old.integrity,
+        };
+        [
+            plain(old.table, self.table_at, wide(self.table.len())),
+            plain(old.xml, self.xml_at, wide(self.xml.len())),
+            integrity,
+        ]
+    }
+
+    /// The file as it will be, in the address space of all files.
+    fn range(&self) -> Range<u64> {
+        let start = self.part.range.start;
+        start..start.saturating_add(self.len)
+    }
+
+    fn grow(&self, file: &File) -> Result<()> {
+        let old_end = self.part.range.end;
+        if self.range().end <= old_end {
+            return Ok(());
+        }
+        PartOf::new(file.host.clone(), self.part.file)?
+            .grow(self.len)
+            .map_err(|error| error.at("image offset", format_args!("{old_end:#x}")))
+            .map_err(|error| self.part.climb(error))
+    }
+
+    /// Writes the tables and the header. `boot` is the metadata of the boot image.
+    fn write(&self, file: &File, boot: Resource, dirty: &mut Vec<Range<u64>>) -> Result<()> {
+        let start = self.part.range.start;
+        let [table, xml, integrity] = self.tables();
+        if !self.kept {
+            let table = table.shifted(start);
+            file.host.write_at(table.offset, &self.table)?;
+            dirty.push(table.range());
+            file.host.write_at(xml.shifted(start).offset, &self.xml)?;
+        }
+        let header = self.part.header.with(table, xml, boot, integrity)?;
+        file.host.write_at(start, &header)
+    }
+}
+
+/// Finds places, writes everything, zeros the rest. `xml` is that of each file.
 pub(super) fn write(
     wim: &Wim,
     mut table: Vec<Entry>,
     recoded: &[Recoded],
-    mut xml: Xml,
+    xml: Vec<Xml>,
 ) -> Result<()> {
     let file = &wim.file;
     let header = &file.header;
+    // Solid resources are those of an archive of one file: none goes to another.
     let moves = moves(file, &mut table, recoded)?;
-    let kept = table
-        .iter()
-        .filter(|entry| entry.new.is_none() && is_placed(entry));
-    let mut room = Room::new(kept.map(|entry| entry.blob.resource.range()).collect());
-    // The largest first: it has the fewest places.
-    let mut order: Vec<usize> = (0..table.len()).collect();
-    order.sort_by_key(|at| {
-        let size = table
-            .get(*at)
-            .and_then(|entry| entry.new.as_ref())
-            .map_or(0, |new| new.resource.size);
-        std::cmp::Reverse(size)
-    });
-    for at in order {
-        if let Some(Entry {
-            blob,
-            new: Some(new),
-            ..
-        }) = table.get_mut(at)
-        {
-            blob.resource.offset = room.take(new.resource.size, new.old);
-        }
+    let mut sheets = Vec::with_capacity(file.parts.len());
+    let mut rest = table.as_mut_slice();
+    for ((index, part), xml) in file.parts.iter().enumerate().zip(xml) {
+        // The table is in the order of the parts.
+        let own = |entry: &&Entry| file.part_of(&entry.blob) == index;
+        let count = rest.iter().take_while(own).count();
+        let (entries, more) = rest.split_at_mut(count);
+        rest = more;
+        sheets.push(Sheet::new(file, part, entries, xml).map_err(|error| part.climb(error))?);
     }
-    let mut bytes = Vec::with_capacity(table.len().saturating_mul(BLOB_LEN));
-    for entry in &table {
-        bytes.extend(entry.blob.bytes());
+    if sheets.len() != file.parts.len() || !rest.is_empty() {
+        return Err(Error::internal("WIM blob table: an entry of no part"));
     }
-    // Twice: the place of the XML is a number in the XML.
-    let integrity = Integrity::read(file)?;
-    let old_len = file.host.len();
-    let table_len = wide(bytes.len());
-    let mut table_at = room.end;
-    let mut xml_bytes = xml.bytes();
-    let mut new_len = old_len;
-    for _ in 0..4 {
-        let tail = |start: u64, xml_len: u64| {
-            let covered = start.saturating_add(table_len);
-            table_len
-                .saturating_add(xml_len)
-                .saturating_add(integrity.as_ref().map_or(0, |one| one.len_for(covered)))
-        };
-        let needed = room
-            .end
-            .saturating_add(tail(room.end, wide(xml_bytes.len())));
-        new_len = old_len.max(needed);
-        // The tables end where the file ends.
-        table_at = new_len
-            .saturating_sub(tail(new_len, wide(xml_bytes.len())))
-            .max(room.end);
-        xml.set_start(table_at.saturating_add(table_len))?;
-        xml_bytes = xml.bytes();
-    }
-    let xml_at = table_at.saturating_add(table_len);
-    let integrity_at = xml_at.saturating_add(wide(xml_bytes.len()));
-    let integrity_len = integrity.as_ref().map_or(0, |one| one.len_for(xml_at));
-    let end = integrity_at.saturating_add(integrity_len);
-    if end > new_len {
-        new_len = end;
-    }
-    if new_len > old_len {
-        file.host
-            .grow(new_len)
-            .map_err(|error| error.at("image offset", format_args!("{old_len:#x}")))?;
+    for sheet in &sheets {
+        sheet.grow(file)?;
     }
 
     let mut dirty: Vec<Range<u64>> = Vec::new();
@@ -277,53 +429,65 @@ pub(super) fn write(
             dirty.push(entry.blob.resource.range());
         }
     }
-    file.host.write_at(table_at, &bytes)?;
-    dirty.push(table_at..xml_at);
-    file.host.write_at(xml_at, &xml_bytes)?;
-    let plain = |one: Resource, offset: u64, len: u64| Resource {
-        size: len,
-        flags: one.flags & !res::COMPRESSED,
-        offset,
-        len,
-    };
     let boot = usize::try_from(header.boot_index).unwrap_or(0);
     let new_boot = table
         .iter()
         .filter(|entry| entry.blob.is_metadata())
         .nth(boot.wrapping_sub(1))
-        .map_or(header.boot, |entry| entry.blob.resource);
-    let new_header = header.with(
-        plain(header.table, table_at, table_len),
-        plain(header.xml, xml_at, wide(xml_bytes.len())),
-        new_boot,
-        match &integrity {
-            Some(_) => plain(header.integrity, integrity_at, integrity_len),
-            None => header.integrity,
-        },
-    )?;
-    file.host.write_at(0, &new_header)?;
-
+        .map_or(header.boot, |entry| {
+            let part = file.parts.get(file.part_of(&entry.blob));
+            let start = part.map_or(0, |part| part.range.start);
+            entry.blob.resource.inside(start)
+        });
     let mut used: Vec<Range<u64>> = table
         .iter()
         .filter(|entry| is_placed(entry))
         .map(|entry| entry.blob.resource.range())
         .collect();
-    used.push(table_at..end);
-    for gap in gaps(used, new_len) {
+    for sheet in &sheets {
+        // The other parts may say it, too.
+        let boot = match sheet.part.header.boot == header.boot {
+            true => new_boot,
+            false => sheet.part.header.boot,
+        };
+        sheet.write(file, boot, &mut dirty)?;
+        let start = sheet.part.range.start;
+        used.extend(sheet.tables().map(|one| one.shifted(start).range()));
+    }
+    let files = sheets.iter().map(Sheet::range).collect();
+    for gap in unused(used, files) {
         zero(file, gap, &mut dirty)?;
     }
-    if let Some(integrity) = integrity {
-        integrity.write(file, xml_at, &dirty, integrity_at)?;
+    for sheet in &sheets {
+        let range = sheet.range();
+        let own = dirty.iter().filter(|one| range.contains(&one.start));
+        let own: Vec<Range<u64>> = own.cloned().collect();
+        if let Some(integrity) = sheet.integrity.as_ref()
+            && !(sheet.kept && own.is_empty())
+        {
+            integrity.write(file, sheet.covered(), &own, sheet.integrity_at)?;
+        }
     }
     Ok(())
 }
 
-/// What of the file nothing takes.
-pub(super) fn gaps(mut used: Vec<Range<u64>>, len: u64) -> Vec<Range<u64>> {
-    used.push(0..format::HEADER_END);
-    used.push(len..len.saturating_add(1));
-    let room = Room::new(used);
-    room.free
+/// What nothing takes of the files that take these ranges.
+fn unused(mut used: Vec<Range<u64>>, mut files: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    files.sort_unstable_by_key(|file| file.start);
+    let mut before = 0;
+    for file in files {
+        used.push(before..file.start.saturating_add(format::HEADER_END));
+        before = file.end;
+    }
+    used.push(before..before.saturating_add(1));
+    Room::new(used, 0).free
+}
+
+/// What of the files nothing takes.
+pub(super) fn gaps(file: &File) -> Vec<Range<u64>> {
+    let used = file.resources().map(|one| one.range()).collect();
+    let files = file.parts.iter().map(|part| part.range.clone()).collect();
+    unused(used, files)
 }
 
 /// Zeros a range, where it is not zero already.

@@ -474,13 +474,21 @@ fn is_stale(wim: &Wim) -> Result<bool> {
             return Ok(true);
         }
     }
-    let used = file.resources().map(|one| one.range()).collect();
-    for gap in layout::gaps(used, file.host.len()) {
+    for gap in layout::gaps(file) {
         if file.host_dirt(gap)? > 0 {
             return Ok(true);
         }
     }
     solid::is_stale(file)
+}
+
+/// Bytes where nothing is referenced that are not zero.
+pub(super) fn leftovers(wim: &Wim) -> Result<u64> {
+    let mut found = 0_u64;
+    for gap in layout::gaps(&wim.file) {
+        found = found.saturating_add(wim.file.host_dirt(gap)?);
+    }
+    Ok(found)
 }
 
 /// Writes what is pending; says what of the old contents stays.
@@ -522,7 +530,9 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
         let new = old.rebuilt(&edit.gone, &edit.hashes)?;
         new_metadata.insert(*blob, metadata(file, entry, &old.bytes, &new)?);
         let number = u32::try_from(edit.image.saturating_add(1)).unwrap_or(u32::MAX);
-        xml.subtract(number, edit.less)?;
+        for xml in &mut xml {
+            xml.subtract(number, edit.less)?;
+        }
     }
     // The table as it will be; what is new has no place yet.
     let touched: HashSet<Hash> = touched_hashes(wim, &pending, &renamed);
