@@ -614,9 +614,12 @@ impl Clean<'_> {
         prove: bool,
         done: &mut Done,
     ) -> Result<bool> {
-        image::open(overlay.clone(), self.options)?
-            .places
-            .settle()?;
+        // An archive has nothing to settle, and may list many files.
+        if self.image.writer.is_none() {
+            image::open(overlay.clone(), self.options)?
+                .places
+                .settle()?;
+        }
         let target = image::open(overlay.clone(), self.options)?;
         let staged = stage::stage(&target, self.plan)?;
         let mut scrubbed = false;

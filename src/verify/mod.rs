@@ -92,8 +92,14 @@ pub fn staged(
     progress: Progress<'_>,
 ) -> Result<Verification> {
     let searcher = Searcher::new(tokens, false)?;
-    // The hives and everything else are independent; there are two cores.
+    // The hives and everything else are independent; there are two cores. The archive's chunks are
+    // decoded by both already: there one after the other, with one hive in memory at a time.
     let (looked, hives) = std::thread::scope(|scope| {
+        if image.writer.is_some() {
+            let hives = verify_hives(image, expected, &searcher);
+            let looked = look(image, rules, &searcher, expected, touched, progress);
+            return (looked, Ok(hives));
+        }
         let hives = scope.spawn(|| verify_hives(image, expected, &searcher));
         let looked = look(image, rules, &searcher, expected, touched, progress);
         (looked, hives.join())

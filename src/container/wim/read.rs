@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use sha1::{Digest, Sha1};
@@ -29,11 +32,17 @@ const XML_LIMIT: u64 = 16 << 20;
 const SET_XML_LIMIT: u64 = 64 << 20;
 /// Longest chunk that is decoded: the longest that Windows takes (`wimlib.h`).
 const CHUNK_LIMIT: u64 = 64 << 20;
+/// From this length on a second thread is worth its start.
+const FAST_FROM: u64 = 1 << 20;
 /// From this length on chunks are decoded one at a time.
 const LARGE_CHUNK: u64 = 4 << 20;
 /// Metadata may be so many times longer than the file: more is a bomb.
 const METADATA_RATIO: u64 = 512;
 pub(super) const METADATA_LIMIT: u64 = 2 << 30;
+
+fn poisoned() -> Error {
+    Error::internal("WIM: lock poisoned")
+}
 
 /// A length as a position.
 pub(super) fn wide(len: usize) -> u64 {
@@ -351,11 +360,18 @@ pub(super) struct File {
     runs: Vec<Option<usize>>,
     /// The last chunks that were decoded: place in the file, contents.
     kept: Mutex<Kept>,
-    /// Large chunks are decoded one at a time: each takes much memory, and the next one may be the same.
-    large: Mutex<()>,
+    /// Whose the chunk in [`LARGE`] is.
+    id: u64,
 }
 
-/// Decoders that nobody uses now, and the chunk that was decoded last.
+/// The large chunk that was decoded last: file, place in it, contents. One for all files, and decoded
+/// one at a time: each takes much memory, and the next one to be read is mostly the same.
+static LARGE: Mutex<Option<(u64, u64, Vec<u8>)>> = Mutex::new(None);
+
+/// Numbers for the files that are open.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Decoders that nobody uses now, and the small chunk that was decoded last.
 struct Kept {
     decoders: Vec<(Method, u32, Decoder)>,
     chunk: Option<(u64, Vec<u8>)>,
@@ -397,7 +413,7 @@ impl File {
                 decoders: Vec::new(),
                 chunk: None,
             }),
-            large: Mutex::new(()),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             header,
         };
         let mut run = 0;
@@ -899,6 +915,41 @@ impl File {
         Ok(out)
     }
 
+    /// The contents of chunks that follow one another, decoded by two threads if they are small.
+    pub(super) fn chunks_from(&self, chunks: &Chunks, which: Range<usize>) -> Result<Vec<Vec<u8>>> {
+        let all = |which: Range<usize>| which.map(|index| self.chunk(chunks, index)).collect();
+        if which.len() < 2 || u64::from(chunks.chunk_size) >= LARGE_CHUNK {
+            return all(which);
+        }
+        let middle = which.start.saturating_add(which.len().div_euclid(2));
+        let (front, back): (Result<Vec<_>>, _) = std::thread::scope(|scope| {
+            let back = scope.spawn(|| all(middle..which.end));
+            (all(which.start..middle), back.join())
+        });
+        let mut found = front?;
+        let back: Result<Vec<_>> =
+            back.map_err(|_| Error::internal("WIM chunks: the thread died"))?;
+        found.extend(back?);
+        Ok(found)
+    }
+
+    /// As [`Self::read_blob`], by two threads if the chunks are small.
+    pub(super) fn read_blob_fast(&self, index: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let (chunks, _) = self.place_of(index)?;
+        if wide(buf.len()) < FAST_FROM || u64::from(chunks.chunk_size) >= LARGE_CHUNK {
+            return self.read_blob(index, offset, buf);
+        }
+        let half = buf.len().div_euclid(2);
+        let (front, back) = buf.split_at_mut(half);
+        let behind = offset.saturating_add(wide(half));
+        let (first, second) = std::thread::scope(|scope| {
+            let second = scope.spawn(|| self.read_blob(index, behind, back));
+            (self.read_blob(index, offset, front), second.join())
+        });
+        first?;
+        second.map_err(|_| Error::internal("WIM contents: the thread died"))?
+    }
+
     /// Fills `buf` from `offset` of the contents.
     fn read_chunks(&self, chunks: &Chunks, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset.saturating_add(wide(buf.len()));
@@ -940,29 +991,25 @@ impl File {
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
         let place = chunks.place(index)?.start;
-        let mut look = Some(look);
-        let mut kept_one = || {
-            self.with_kept(|kept| {
-                let (_, bytes) = kept.chunk.as_ref().filter(|(at, _)| *at == place)?;
-                look.take().map(|look| look(bytes))
-            })
-        };
-        if let Some(seen) = kept_one()? {
-            return Ok(seen);
-        }
-        let large = u64::from(chunks.chunk_size) >= LARGE_CHUNK;
-        let turn = match large {
-            true => Some(self.large.lock()),
-            false => None,
-        };
-        let _turn = turn
-            .transpose()
-            .map_err(|_| Error::internal("WIM: lock poisoned"))?;
-        if large {
-            if let Some(seen) = kept_one()? {
-                return Ok(seen);
+        if u64::from(chunks.chunk_size) >= LARGE_CHUNK {
+            let mut kept = LARGE.lock().map_err(|_| poisoned())?;
+            match kept.as_ref() {
+                Some((id, at, bytes)) if (*id, *at) == (self.id, place) => return Ok(look(bytes)),
+                // Before the next one takes as much again.
+                _ => *kept = None,
             }
-            self.forget()?;
+            let bytes = self.chunk(chunks, index)?;
+            let out = look(&bytes);
+            *kept = Some((self.id, place, bytes));
+            return Ok(out);
+        }
+        let mut look = Some(look);
+        let seen = self.with_kept(|kept| {
+            let (_, bytes) = kept.chunk.as_ref().filter(|(at, _)| *at == place)?;
+            look.take().map(|look| look(bytes))
+        })?;
+        if let Some(seen) = seen {
+            return Ok(seen);
         }
         let look = look.ok_or_else(|| Error::internal("WIM chunk: looked at twice"))?;
         let bytes = self.chunk(chunks, index)?;
@@ -971,16 +1018,14 @@ impl File {
         Ok(out)
     }
 
-    /// Lets the memory go that the last chunk takes.
+    /// Lets the memory go that the last large chunk takes.
     pub(super) fn forget(&self) -> Result<()> {
-        self.with_kept(|kept| kept.chunk = None)
+        *LARGE.lock().map_err(|_| poisoned())? = None;
+        Ok(())
     }
 
     fn with_kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> Result<T> {
-        let mut kept = self
-            .kept
-            .lock()
-            .map_err(|_| Error::internal("WIM: lock poisoned"))?;
+        let mut kept = self.kept.lock().map_err(|_| poisoned())?;
         Ok(look(&mut kept))
     }
 
@@ -1064,5 +1109,16 @@ impl File {
             }
         }
         Ok(out)
+    }
+}
+
+impl Drop for File {
+    /// A large chunk of a closed file is of no use.
+    fn drop(&mut self) {
+        if let Ok(mut kept) = LARGE.lock()
+            && kept.as_ref().is_some_and(|(id, _, _)| *id == self.id)
+        {
+            *kept = None;
+        }
     }
 }

@@ -28,20 +28,23 @@ impl<'a> WordReader<'a> {
         }
     }
 
-    /// After this at least 33 bits are in `buf`.
+    /// After this at least 48 bits are in `buf`.
     #[inline(always)]
     pub(super) fn refill(&mut self) {
-        if self.have <= 32 {
-            if let Some(four) = self
+        if self.have < 48 {
+            if let Some(eight) = self
                 .data
                 .get(self.pos..)
-                .and_then(|rest| rest.first_chunk::<4>())
+                .and_then(|rest| rest.first_chunk::<8>())
             {
-                // two words at once; the first one must come out on top
-                let pair = u32::from_le_bytes(*four).rotate_left(16);
-                self.buf |= u64::from(pair) << (32 - self.have);
-                self.have += 32;
-                self.pos += 4;
+                // four words at once, the first on top; what does not fit comes again, the same bits
+                const ODD: u64 = 0x0000_FFFF_0000_FFFF;
+                let pairs = u64::from_le_bytes(*eight).rotate_left(32);
+                let words = (pairs & ODD) << 16 | (pairs >> 16) & ODD;
+                let count = 64_u32.wrapping_sub(self.have) / 16;
+                self.buf |= words >> (self.have % 64);
+                self.have = self.have.wrapping_add(count * 16);
+                self.pos = self.pos.wrapping_add(2 * count as usize);
             } else {
                 self.refill_at_end();
             }
@@ -50,7 +53,7 @@ impl<'a> WordReader<'a> {
 
     #[cold]
     fn refill_at_end(&mut self) {
-        while self.have <= 32 {
+        while self.have < 48 {
             match self
                 .data
                 .get(self.pos..)
@@ -76,10 +79,11 @@ impl<'a> WordReader<'a> {
         self.buf
     }
 
+    /// `count` is never more than what a refill leaves; no check, every symbol comes by here.
     #[inline(always)]
     pub(super) fn skip(&mut self, count: u32) {
-        self.buf <<= count;
-        self.have -= count;
+        self.buf = self.buf.wrapping_shl(count);
+        self.have = self.have.wrapping_sub(count);
     }
 
     /// `count` (0..=32) bits; the caller has refilled.

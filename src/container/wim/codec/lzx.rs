@@ -199,12 +199,22 @@ impl Decoder {
     ) -> Result<(), Fault> {
         while at < out.len() {
             bits.refill();
-            let (symbol, len) = self.main.look(bits.window())?;
-            bits.skip(len);
+            let (mut symbol, mut width) = self.main.look(bits.window())?;
+            bits.skip(width);
             if symbol < LITERALS as u32 {
                 out[at] = symbol as u8;
                 at += 1;
-                continue;
+                if at == out.len() {
+                    break;
+                }
+                // a refill is good for three symbols: one more literal, or a match and its length
+                (symbol, width) = self.main.look(bits.window())?;
+                bits.skip(width);
+                if symbol < LITERALS as u32 {
+                    out[at] = symbol as u8;
+                    at += 1;
+                    continue;
+                }
             }
             let symbol = symbol - LITERALS as u32;
             let mut len = symbol % HEADERS as u32;

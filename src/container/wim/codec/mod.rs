@@ -9,6 +9,8 @@ mod lzms;
 mod lzx;
 mod matches;
 mod optimal;
+#[cfg(test)]
+mod tests;
 mod xpress;
 
 use std::fmt;

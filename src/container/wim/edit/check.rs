@@ -9,7 +9,7 @@ use super::{
         Wim,
         read::{Blob, File, Hash, narrow, wide},
     },
-    PAGE, STEP, count_refs,
+    PAGE, count_refs,
     integrity::Integrity,
     layout::gaps,
     solid,
@@ -18,6 +18,9 @@ use crate::error::Result;
 
 /// A resource up to this length is looked at when only one of its pages was touched.
 const SMALL: u64 = 1 << 20;
+
+/// Bytes hashed in one go.
+const HASH_STEP: u64 = 4 << 20;
 
 /// References, places, gaps, and the hashes of what lies in `touched` ranges of the file.
 pub(in super::super) fn problems(
@@ -124,12 +127,12 @@ fn check_hashes(file: &File, touched: &[Range<u64>], out: &mut Vec<String>) -> R
 fn hash_of(file: &File, index: usize, blob: &Blob) -> Result<Hash> {
     let mut hash = Sha1::new();
     let mut at = 0;
-    let mut buffer = vec![0; narrow(STEP.min(blob.len()), "WIM contents")?];
+    let mut buffer = vec![0; narrow(HASH_STEP.min(blob.len()), "WIM contents")?];
     while at < blob.len() {
-        let take = blob.len().saturating_sub(at).min(STEP);
+        let take = blob.len().saturating_sub(at).min(HASH_STEP);
         let piece = buffer.get_mut(..narrow(take, "WIM contents")?);
         let piece = piece.unwrap_or_default();
-        file.read_blob(index, at, piece)?;
+        file.read_blob_fast(index, at, piece)?;
         hash.update(&*piece);
         at = at.saturating_add(take);
     }

@@ -32,6 +32,8 @@ use solid::Inside;
 
 /// Bytes compared and hashed in one go.
 const STEP: u64 = 1 << 20;
+/// Bytes of contents that are decoded in one go.
+const AHEAD: u64 = 4 << 20;
 /// Most remarks on contents that stay.
 const MAX_KEPT: usize = 10;
 /// Zeros are written in pages, so that what is zero already stays untouched.
@@ -236,6 +238,7 @@ fn changed(file: &File, index: usize, change: &Change) -> Result<Packed> {
     let solid = blob.resource.is(res::SOLID);
     let (chunks, _) = file.place_of(index)?;
     let mut was = Sha1::new();
+    let mut ahead = std::collections::VecDeque::new();
     let mut contents = |at: usize, range: Range<u64>| {
         if solid {
             // Its chunks are others': it gets some of its own.
@@ -245,7 +248,14 @@ fn changed(file: &File, index: usize, change: &Change) -> Result<Packed> {
             change.apply(range.start, &mut plain)?;
             return Ok((plain, Old::None));
         }
-        let mut plain = file.chunk(&chunks, at)?;
+        if ahead.is_empty() {
+            let size = u64::from(chunks.chunk_size).max(1);
+            let count = narrow(AHEAD.div_ceil(size), "WIM chunk")?;
+            let end = at.saturating_add(count).min(chunks.count());
+            ahead.extend(file.chunks_from(&chunks, at..end)?);
+        }
+        let plain = ahead.pop_front();
+        let mut plain = plain.ok_or_else(|| Error::internal("WIM chunk: its number"))?;
         was.update(&plain);
         let same = !change.apply(range.start, &mut plain)?;
         let packed = packed_chunk(file, &chunks, at)?;
