@@ -47,12 +47,49 @@ pub fn disk(sectors: usize) -> Vec<u8> {
     bytes
 }
 
-/// Writes the files of a set; the path of the first.
 fn write_set(dir: &Path, files: &[Vec<u8>]) -> PathBuf {
+    write_files(dir, files, "E")
+}
+
+/// Writes the files of a set, whose names end so and with a number; the path of the first.
+pub fn write_files(dir: &Path, files: &[Vec<u8>], ending: &str) -> PathBuf {
     for (number, file) in (1..).zip(files) {
-        fs::write(dir.join(format!("disk.E{number:02}")), file).unwrap();
+        fs::write(dir.join(format!("disk.{ending}{number:02}")), file).unwrap();
     }
-    dir.join("disk.E01")
+    dir.join(format!("disk.{ending}01"))
+}
+
+/// A scan finds what it finds in the raw disk, a verify both digests right, and nothing writes it.
+/// What the scan says of the image.
+pub fn look_at_evidence(image: &Path, plain: &Path, format: &str) -> serde_json::Value {
+    let scan = |image: &Path| {
+        declone(&["scan", arg(image), "--json", "-"])
+            .exits(1)
+            .json()
+    };
+    let (want, _) = findings(&scan(plain));
+    let mut said = scan(image);
+    let (found, pairs) = findings(&said);
+    assert_eq!(found, want);
+    assert!(pairs.is_empty(), "no byte of the disk lies in the file");
+    let facts = said["images"][0]["image"].take();
+    assert_eq!(facts["format"], format);
+    let ran = declone(&["verify", arg(image), "--hash", "sha256"]).exits(1);
+    for kind in ["MD5", "SHA-1"] {
+        let line = format!("the stored {kind} ");
+        let line = ran.out.lines().find(|text| text.contains(&line)).unwrap();
+        assert!(line.ends_with("is that of the disk"), "{line}");
+    }
+    for args in [
+        &["clean", arg(image), "-o", "OUT"][..],
+        &["clean", arg(image), "--in-place"],
+        &["clean", arg(image), "-n"],
+    ] {
+        let ran = declone(args).exits(3);
+        assert!(ran.out.contains("never writes evidence"), "{}", ran.out);
+        assert!(ran.out.contains("--to raw"), "{}", ran.out);
+    }
+    facts
 }
 
 fn open(bytes: &[u8]) -> Result<Opened> {
@@ -139,18 +176,7 @@ fn a_machine_in_an_e01_is_scanned_and_verified_but_not_written() {
     let image = write_set(dir.path(), &files);
     let plain = dir.path().join("plain.img");
     fs::write(&plain, &raw).unwrap();
-    let scan = |image: &Path| {
-        declone(&["scan", arg(image), "--json", "-"])
-            .exits(1)
-            .json()
-    };
-    let (want, _) = findings(&scan(&plain));
-    let said = scan(&image);
-    let (found, pairs) = findings(&said);
-    assert_eq!(found, want);
-    assert!(pairs.is_empty(), "no byte of the disk lies in the file");
-    let facts = &said["images"][0]["image"];
-    assert_eq!(facts["format"], "e01");
+    let facts = look_at_evidence(&image, &plain, "e01");
     let container = &facts["container"];
     assert_eq!(container["kind"], "EnCase, 3 segment files");
     assert_eq!(container["creator"], "9.9, Test", "header2, not header");
@@ -173,21 +199,6 @@ fn a_machine_in_an_e01_is_scanned_and_verified_but_not_written() {
         "escaped for a terminal: {notes}"
     );
 
-    let ran = declone(&["verify", arg(&image), "--hash", "sha256"]).exits(1);
-    for kind in ["MD5", "SHA-1"] {
-        let line = format!("the stored {kind} ");
-        let line = ran.out.lines().find(|text| text.contains(&line)).unwrap();
-        assert!(line.ends_with("is that of the disk"), "{line}");
-    }
-    for args in [
-        &["clean", arg(&image), "-o", "OUT"][..],
-        &["clean", arg(&image), "--in-place"],
-        &["clean", arg(&image), "-n"],
-    ] {
-        let ran = declone(args).exits(3);
-        assert!(ran.out.contains("never writes evidence"), "{}", ran.out);
-        assert!(ran.out.contains("--to raw"), "{}", ran.out);
-    }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
     for (number, file) in (1..).zip(&files) {
         let now = fs::read(dir.path().join(format!("disk.E{number:02}"))).unwrap();
