@@ -247,6 +247,7 @@ impl Reader<'_> {
         let step = self.line(&mut fields, "step", true);
         let rationale = self.line(&mut fields, "rationale", true);
         let identity = self.line(&mut fields, "identity", false);
+        let evidence = self.evidence(&mut fields);
         let sources = self.sources(&mut fields);
         let confidence = self.confidence(&mut fields);
         let action = self.action(&mut fields, confidence);
@@ -267,8 +268,23 @@ impl Reader<'_> {
             sources,
             rationale: rationale?,
             identity,
+            evidence,
             named: false,
         })
+    }
+
+    fn evidence(&mut self, fields: &mut Fields<'_, '_>) -> Option<String> {
+        let (text, span) = self.text(fields, "evidence", false)?;
+        let snake = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_');
+        if text.is_empty() || text.len() > 64 || !text.chars().all(snake) {
+            let what = format!(
+                "evidence: a snake_case name expected, found `{}`",
+                escape(text)
+            );
+            self.wrong(span, what);
+            return None;
+        }
+        Some(text.to_owned())
     }
 
     fn strangers(&mut self, fields: Fields<'_, '_>) {
@@ -548,10 +564,7 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let only_shown = matches!(
-            target,
-            Some(Target::Folder { .. } | Target::Mentions { .. })
-        );
+        let only_shown = matches!(target, Some(Target::Mentions { .. }));
         if only_shown && action.is_some_and(|action| action != Action::Report) {
             let what =
                 format!("action: `report` expected with kind `{kind}`, which is never removed");
