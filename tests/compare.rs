@@ -249,8 +249,8 @@ fn a_renamed_machine_alone_is_no_duplicate_and_the_answer_says_why() {
     };
     let dir = scratch();
     let [a, b] = ["a.img", "b.img"].map(|name| dir.path().join(name));
-    fs::write(&a, fleet_image(&[before.clone()])).unwrap();
-    fs::write(&b, fleet_image(&[after.clone()])).unwrap();
+    fs::write(&a, fleet_image(std::slice::from_ref(&before))).unwrap();
+    fs::write(&b, fleet_image(std::slice::from_ref(&after))).unwrap();
     let page = dir.path().join("page.html");
     let ran = declone(&["compare", arg(&a), arg(&b), "--html", arg(&page)]).exits(0);
     let page = fs::read_to_string(&page).unwrap();

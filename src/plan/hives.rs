@@ -452,7 +452,7 @@ impl HiveLook<'_, '_> {
         for name in path {
             let fits: fn(&str) -> bool = match name.as_str() {
                 rules::CONTROL_SETS => is_control_set,
-                rules::ANY_GUID => rules::is_braced_guid,
+                rules::ANY_GUID => rules::is_guid,
                 _ => {
                     paths.iter_mut().for_each(|path| path.push(name.clone()));
                     continue;

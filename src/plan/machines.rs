@@ -25,7 +25,7 @@ use crate::{
         generalization::{self, Circumstances, judge},
         machine,
         registry::Registry,
-        sysprep_actions::Hive,
+        sysprep_actions::{Actions, Hive},
         user,
     },
 };
@@ -258,6 +258,10 @@ fn machine_of(
         match actions {
             Some((path, Ok(actions))) => evidence.extend(actions.lines(&path, undone)),
             Some((path, Err(why))) => out.unread.push(format!("{path}: {why}")),
+            None if generation.is_none_or(|generation| generation >= Generation::Win8) => {
+                let none = Actions::absent(&seed.root.to_string());
+                evidence.push(none);
+            }
             None => {}
         }
         for home in &homes {

@@ -142,8 +142,8 @@ impl Redactor {
     /// Names of users stand in paths; the id of a user's device has no form of its own.
     fn learn_users(&mut self, machine: &MachineFacts) {
         for hive in &machine.hives {
-            let parts = hive.path.as_deref().unwrap_or_default().rsplit('\\');
-            if let (USER_HIVE, Some(user)) = (hive.name, parts.skip(1).next()) {
+            let mut parts = hive.path.as_deref().unwrap_or_default().rsplit('\\');
+            if let (USER_HIVE, Some(user)) = (hive.name, parts.nth(1)) {
                 self.learn(user);
             }
         }

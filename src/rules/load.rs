@@ -809,9 +809,15 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a name is a GUID in braces.
+/// Whether a name is a GUID, in braces or without: Windows names keys either way (`Enrollments` has them
+/// bare).
 #[must_use]
-pub fn is_braced_guid(name: &str) -> bool {
+pub fn is_guid(name: &str) -> bool {
+    is_braced_guid(name) || is_braced_guid(&format!("{{{name}}}"))
+}
+
+/// Whether a name is a GUID in braces.
+fn is_braced_guid(name: &str) -> bool {
     name.len() == 38
         && name.bytes().enumerate().all(|(i, byte)| match i {
             0 => byte == b'{',

@@ -26,14 +26,14 @@ mod tests;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use load::{Problem, check_text, is_braced_guid, load};
+pub use load::{Problem, check_text, is_guid, load};
 pub use select::{ALL, combine, embedded, select};
 
 /// Stands for the root of SOFTWARE and for its 32-bit view.
 pub(crate) const SOFTWARE_ROOTS: &str = "{SW}";
 /// Stands for every `ControlSetNNN` of SYSTEM.
 pub(crate) const CONTROL_SETS: &str = "{CS}";
-/// Stands for every key that is named by a GUID in braces.
+/// Stands for every key that is named by a GUID.
 pub(crate) const ANY_GUID: &str = "{GUID}";
 
 /// A registry hive of a Windows installation.

@@ -115,6 +115,18 @@ impl Actions {
         Ok(())
     }
 
+    /// The line of a Windows without such a list.
+    #[must_use]
+    pub fn absent(root: &str) -> Evidence {
+        let source = Source {
+            file: format!(r"{root}\System32\Sysprep\ActionFiles\Generalize.xml"),
+            key: None,
+            value: None,
+        };
+        let meaning = "the list of what Sysprep does to this Windows";
+        line("sysprep_actions", source, None, meaning)
+    }
+
     /// In words.
     #[must_use]
     pub fn summary(&self) -> String {

@@ -1,7 +1,7 @@
 //! The lines of evidence that the rules data names.
 
 use crate::{
-    rules::{HiveName, Rule, Target},
+    rules::{HiveName, Rule, Target, is_guid},
     windows::{
         generalization::{Evidence, line, some_names},
         machine::control_set,
@@ -58,6 +58,7 @@ fn look(
 ) -> Option<(crate::windows::machine::Source, String)> {
     if let Some((above, below)) = key.split_once(&format!("\\{ANY_GUID}")) {
         let mut names = hive.subkeys(above);
+        names.retain(|name| is_guid(name));
         names.truncate(MAX_KEYS);
         names.retain(|name| look(rule, hive, &format!("{above}\\{name}{below}")).is_some());
         return Some((hive.source(above, None), some_names(&names)?));

@@ -47,10 +47,6 @@ struct Files<'a> {
 }
 
 /// What Sysprep does to this Windows, by the list that lies in it; why not, if it cannot be read.
-#[expect(
-    clippy::type_complexity,
-    reason = "a path, and the list or why there is none"
-)]
 pub(super) fn sysprep_actions(
     tree: &dyn FileTree,
     root: &WinPath,
