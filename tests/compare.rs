@@ -105,8 +105,8 @@ fn clones_are_found_among_images_and_reports_and_nothing_is_written() {
         [vec!["a.img", "c.img"], vec!["b.img", "e.img", "f.img"]]
     );
     for word in [
-        "Group 1: 2 images of one machine",
-        "Group 2: 3 images of one machine",
+        "Group 1: 2 images with one identity",
+        "Group 2: 3 images with one identity",
         "the same SMS GUID: ",
         "SMS Unique Identifier",
         "d.img: its ids are its own",
@@ -160,6 +160,9 @@ struct Windows {
     sid: u32,
     machine_guid: u32,
     computer: String,
+    /// The hardware it last ran on, by Windows and by the SMS client.
+    uuid: Option<u32>,
+    serial: Option<u32>,
 }
 
 /// A GUID of a number; different numbers give GUIDs that have little in common.
@@ -194,13 +197,26 @@ fn fleet_image(systems: &[Windows]) -> Vec<u8> {
                 "SMS Unique Identifier",
                 &format!("GUID:{}", guid_of(5, guid)),
             );
-            let ini = format!("[x]\r\nSMS Unique Identifier=GUID:{}\r\n", guid_of(5, guid));
+            let mut ini = format!("[x]\r\nSMS Unique Identifier=GUID:{}\r\n", guid_of(5, guid));
+            if let Some(serial) = system.serial {
+                let hex = hex::encode_upper(format!("S\0E\0R\0{serial}\0"));
+                ini = format!(
+                    "[Configuration - Client Properties]\r\nSMS Unique Identifier=GUID:{}\r\n\
+                     SMS SMBIOS Serial Number Identifier={hex}\r\n\
+                     SMS Hardware Identifier=2:{serial:08X}\r\n",
+                    guid_of(5, guid)
+                );
+            }
             v.file(&format!(r"\{}\Smscfg.ini", system.root), ini.as_str());
         }
         let mut hive = HiveBuilder::new(5);
         hive.key("Select").dword("Current", 1);
         hive.key(r"ControlSet001\Control\ComputerName\ComputerName")
             .string("ComputerName", &system.computer);
+        if let Some(uuid) = system.uuid {
+            hive.key("HardwareConfig")
+                .string("LastConfig", &format!("{{{}}}", guid_of(9, uuid)));
+        }
         let mut sam = HiveBuilder::new(5);
         let mut account = vec![0; 192];
         for part in [system.sid, system.sid ^ 0x5555, 725_345_543] {
@@ -217,6 +233,53 @@ fn fleet_image(systems: &[Windows]) -> Vec<u8> {
 }
 
 #[test]
+fn a_renamed_machine_alone_is_no_duplicate_and_the_answer_says_why() {
+    let before = Windows {
+        root: "WINDOWS",
+        guid: Some(1),
+        sid: 2,
+        machine_guid: 3,
+        computer: "OLD".to_owned(),
+        uuid: Some(4),
+        serial: None,
+    };
+    let after = Windows {
+        computer: "NEW".to_owned(),
+        ..before.clone()
+    };
+    let dir = scratch();
+    let [a, b] = ["a.img", "b.img"].map(|name| dir.path().join(name));
+    fs::write(&a, fleet_image(std::slice::from_ref(&before))).unwrap();
+    fs::write(&b, fleet_image(std::slice::from_ref(&after))).unwrap();
+    let page = dir.path().join("page.html");
+    let ran = declone(&["compare", arg(&a), arg(&b), "--html", arg(&page)]).exits(0);
+    let page = fs::read_to_string(&page).unwrap();
+    for word in ["one machine, renamed", "SMBIOS UUID", "no clones"] {
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+        assert!(page.contains(word), "{word}");
+    }
+    // A UUID that many makers left as it was is no evidence.
+    let mut bytes = fleet_image(&[after]);
+    let own = oracle::guid_forms(&guid_of(9, 4));
+    let nobodys = oracle::guid_forms("03000200-0400-0500-0006-000700080009");
+    let mut changed = 0;
+    for (own, nobodys) in own.iter().zip(&nobodys) {
+        for at in oracle::find_all(&bytes, own) {
+            bytes[at..at + own.len()].copy_from_slice(nobodys);
+            changed += 1;
+        }
+    }
+    assert!(changed > 0);
+    fs::write(&b, &bytes).unwrap();
+    let json = declone(&["compare", arg(&a), arg(&b), "--json", "-"])
+        .exits(1)
+        .json();
+    assert_eq!(json["groups"][0]["verdict"], "renamed_or_clones");
+    assert!(json["images"][0]["machines"][0]["hardware_uuid"].is_string());
+    assert!(json["images"][1]["machines"][0]["hardware_uuid"].is_null());
+}
+
+#[test]
 fn a_fleet_of_forty_is_grouped_exactly_as_it_was_planned() {
     let mut fresh = 1000;
     let mut next = || {
@@ -229,6 +292,8 @@ fn a_fleet_of_forty_is_grouped_exactly_as_it_was_planned() {
         sid: next(),
         machine_guid: next(),
         computer: computer.to_owned(),
+        uuid: None,
+        serial: None,
     };
     let mut fleet: Vec<(String, Vec<Windows>)> = Vec::new();
     let mut plan: Vec<(Vec<String>, &str)> = Vec::new();
@@ -263,6 +328,38 @@ fn a_fleet_of_forty_is_grouped_exactly_as_it_was_planned() {
         let pair = [before, after].map(|one| add(&mut fleet, "renamed", vec![one]));
         plan.push((pair.to_vec(), "renamed_or_clones"));
     }
+    // What hardware they ran on, by Windows or by the SMS client, tells them apart.
+    for (kind, uuids, serials, verdict) in [
+        ("same-uuid", [Some(1), Some(1)], [None, None], "renamed"),
+        ("same-serial", [None, None], [Some(3), Some(3)], "renamed"),
+        (
+            "other-uuid",
+            [Some(4), Some(5)],
+            [Some(6), Some(6)],
+            "clones",
+        ),
+        ("other-serial", [None, None], [Some(7), Some(8)], "clones"),
+        (
+            "one-uuid",
+            [Some(9), None],
+            [None, None],
+            "renamed_or_clones",
+        ),
+    ] {
+        let before = Windows {
+            uuid: uuids[0],
+            serial: serials[0],
+            ..own(&format!("OLD-{kind}"))
+        };
+        let after = Windows {
+            uuid: uuids[1],
+            serial: serials[1],
+            computer: format!("NEW-{kind}"),
+            ..before.clone()
+        };
+        let pair = [before, after].map(|one| add(&mut fleet, kind, vec![one]));
+        plan.push((pair.to_vec(), verdict));
+    }
     // A chain: the first and the last share nothing.
     let (a, b, c) = (own("CHAIN-A"), own("CHAIN-B"), own("CHAIN-C"));
     let b = Windows { guid: a.guid, ..b };
@@ -295,7 +392,7 @@ fn a_fleet_of_forty_is_grouped_exactly_as_it_was_planned() {
     ];
     plan.push((both.to_vec(), "same_machine"));
     // Cleaned ones, one name for all of them.
-    for _ in 0..6 {
+    for _ in 0..3 {
         let clean = Windows {
             guid: None,
             ..own("SAMENAME")

@@ -294,7 +294,11 @@ fn two_directories_of_one_machine_are_compared() {
         fill(dir.path());
     }
     let ran = declone(&["compare", arg(dirs[0].path()), arg(dirs[1].path())]).exits(1);
-    assert!(ran.out.contains("2 images of one machine"), "{}", ran.out);
+    assert!(
+        ran.out.contains("2 images with one identity"),
+        "{}",
+        ran.out
+    );
     clean(dirs[0].path()).exits(0);
     declone(&["compare", arg(dirs[0].path()), arg(dirs[1].path())]).exits(0);
 }

@@ -11,6 +11,7 @@
 //! | reports of others (`compare`, `--against`) | paths, errors, ids | `reports_of_others_are_inert` |
 //! | the command line: image, report, rules, format | every message | `names_on_the_command_line_are_inert` |
 //! | names that do not decode (UTF-16, UTF-8) | paths | the partition and command line tests |
+//! | file names of FAT, exFAT and directories; texts of QCOW2, VDI, E01, Ex01, AFF4, SWM; users, event logs, Sysprep's list | all of these | `hostile_formats` |
 //!
 //! Outputs: text, JSON (the bytes, and every string in it after parsing), the page, standard error.
 //! Progress shows the names of stages only, which are `'static` texts or numbers.
@@ -38,7 +39,7 @@ use crate::{
     },
 };
 
-const MIB: usize = 1 << 20;
+pub const MIB: usize = 1 << 20;
 
 /// Forty names that somebody could give a file to harm a reader, a terminal or a program.
 pub fn names() -> Vec<String> {
@@ -104,7 +105,7 @@ fn is_hidden(c: char) -> bool {
 }
 
 #[track_caller]
-fn check_text(what: &str, bytes: &[u8]) {
+pub fn check_text(what: &str, bytes: &[u8]) {
     let text = std::str::from_utf8(bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
     let hidden = text
         .char_indices()
@@ -123,7 +124,7 @@ fn check_text(what: &str, bytes: &[u8]) {
 }
 
 #[track_caller]
-fn check_strings(what: &str, value: &Value) {
+pub fn check_strings(what: &str, value: &Value) {
     match value {
         Value::String(text) => {
             check_text(what, text.as_bytes());
@@ -144,7 +145,7 @@ fn check_strings(what: &str, value: &Value) {
 
 /// Runs with these arguments and looks at every output. Gives the JSON and the page.
 #[track_caller]
-fn check(dir: &Path, args: &[&str]) -> (Value, String) {
+pub fn check(dir: &Path, args: &[&str]) -> (Value, String) {
     let (json, page) = (dir.join("report.json"), dir.join("report.html"));
     let mut all = args.to_vec();
     all.extend(["--json", arg(&json), "--html", arg(&page)]);
@@ -171,7 +172,7 @@ fn run(args: Vec<OsString>) -> std::process::Output {
 }
 
 /// What is left of a name to recognise it by: its longest stretch of letters.
-fn trace(name: &str) -> &str {
+pub fn trace(name: &str) -> &str {
     name.split(|c: char| !c.is_ascii_alphabetic())
         .max_by_key(|part| part.len())
         .unwrap()
@@ -179,7 +180,7 @@ fn trace(name: &str) -> &str {
 
 /// All names are shown somewhere: a test in which they are not proves nothing.
 #[track_caller]
-fn check_shown(names: &[String], value: &Value, page: &str) {
+pub fn check_shown(names: &[String], value: &Value, page: &str) {
     let text = value.to_string();
     for name in names {
         let trace = trace(name);

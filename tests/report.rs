@@ -803,10 +803,7 @@ fn completions_and_manual_pages_know_every_command_and_flag() {
 /// The pages in a real browser: nothing on the console, no request, no element from a name.
 #[test]
 fn a_browser_shows_the_pages_without_a_complaint() {
-    if std::env::var_os("DECLONE_BROWSER").is_none() {
-        eprintln!(
-            "a_browser_shows_the_pages_without_a_complaint: NOT RUN, tools/report-look runs it"
-        );
+    if !called("a_browser_shows_the_pages_without_a_complaint") {
         return;
     }
     let dir = scratch();

@@ -24,7 +24,7 @@ class Page:
     def __init__(self, url):
         host, path = url.removeprefix("ws://").split("/", 1)
         name, port = host.split(":")
-        self.sock = socket.create_connection((name, int(port)), 30)
+        self.sock = socket.create_connection((name, int(port)), 120)
         key = base64.b64encode(os.urandom(16)).decode()
         self.sock.sendall(
             f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -139,8 +139,13 @@ def main():
     pages = [pathlib.Path(name) for name in sys.argv[2:] if not name.startswith("--")]
     shots = "--no-shots" not in sys.argv
     home = tempfile.mkdtemp()
+    known = [shutil.which(name) for name in ("chromium-headless-shell", "chromium")]
+    program = next((path for path in known if path), None)
+    if not program:
+        sys.exit("no chromium: tools/install-witnesses installs it")
+    mode = "--headless" if program.endswith("shell") else "--headless=new"
     browser = subprocess.Popen(
-        [shutil.which("chromium") or "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        [program, mode, "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
          "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--remote-debugging-port=0", f"--user-data-dir={home}", "about:blank"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -148,10 +153,14 @@ def main():
     failed = False
     try:
         port_file = pathlib.Path(home) / "DevToolsActivePort"
-        for _ in range(600):
+        for _ in range(1200):
             if port_file.exists() and port_file.read_text().count("\n"):
                 break
+            if browser.poll() is not None:
+                sys.exit(f"{program} ended: {browser.returncode}")
             time.sleep(0.1)
+        else:
+            sys.exit(f"{program} did not open its port within two minutes")
         port = port_file.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
             tab = next(tab for tab in json.load(answer) if tab["type"] == "page")

@@ -2,8 +2,11 @@
 //!
 //! # Why
 //! - **A name is a hint, never an id**: clones get their own names, and computers are renamed (Q254735).
-//!   Whether images of one id and two names are a renamed computer or a clone of it cannot be told from
-//!   the images, and the answer says so.
+//!   Disk signatures, volume serials and drive letters are copied with the disk, so they tell nothing.
+//!   What hardware it ran on does: Windows notes the SMBIOS UUID at every start, the SMS client the SMBIOS
+//!   serial number and a hardware id of its own. Images of one id and two names that ran on one hardware are
+//!   a renamed computer; those that ran on two are clones; without either, the answer says that it cannot
+//!   be told.
 //! - **An image is no clone of itself**: two systems of one computer share what belongs to the computer.
 
 use std::{
@@ -61,14 +64,29 @@ struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
-    /// They were set up or generalized apart, and carry one identity.
+    /// They were set up or generalized apart, or ran on different hardware, and carry one identity.
     Clones,
+    /// One computer under several names: it ran on the same hardware under each. No clones.
+    Renamed,
     /// One computer under several names, or clones that were renamed.
     RenamedOrClones,
     /// One computer, or copies of it: nothing differs.
     SameMachine,
     /// They share an id; what would tell more was not found.
     SharedIdentity,
+}
+
+impl Verdict {
+    /// For a heading.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Clones => "CLONES",
+            Self::Renamed => "one machine, renamed",
+            Self::RenamedOrClones => "a renamed machine, or clones",
+            Self::SameMachine => "one machine, or copies of it",
+            Self::SharedIdentity => "what they are to each other is not known",
+        }
+    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -125,7 +143,20 @@ struct Machine {
     installation: String,
     name: Option<String>,
     sid: Option<String>,
+    /// The SMBIOS UUID of its last start.
+    hardware_uuid: Option<String>,
+    /// The SMBIOS serial number that the SMS client noted last.
+    smbios_serial: Option<String>,
+    /// The hardware id that the SMS client noted last.
+    hardware_id: Option<String>,
 }
+
+/// UUIDs that makers forgot to set, as 32 digits: many computers have them.
+const NOBODYS_UUIDS: [&str; 3] = [
+    "03000200040005000006000700080009",
+    "00020003000400050006000700080009",
+    "12345678123456789012345678901234",
+];
 
 #[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 struct Id {
@@ -208,6 +239,8 @@ mod document {
     #[derive(Deserialize)]
     pub(super) struct Fact {
         #[serde(default)]
+        pub(super) kind: String,
+        #[serde(default)]
         pub(super) title: String,
         #[serde(default)]
         pub(super) value: String,
@@ -256,10 +289,12 @@ pub(super) fn run(
     }
     let groups = group(&images);
     let worst = images.iter().map(|image| image.exit_code).max();
+    // A computer that was renamed is no duplicate of itself.
+    let has_duplicates = groups.iter().any(|group| group.verdict != Verdict::Renamed);
     Ok(Comparison {
         declone: env!("CARGO_PKG_VERSION"),
         schema: 1,
-        exit_code: worst.unwrap_or(0).max(u8::from(!groups.is_empty())),
+        exit_code: worst.unwrap_or(0).max(u8::from(has_duplicates)),
         redacted: false,
         time: None,
         groups,
@@ -273,7 +308,18 @@ impl Comparison {
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
         self.images.iter().flat_map(|image| {
             let machines = image.machines.iter();
-            let names = machines.flat_map(|machine| machine.name.iter().chain(&machine.sid));
+            let names = machines.flat_map(|machine| {
+                let Machine {
+                    installation: _,
+                    name,
+                    sid,
+                    hardware_uuid,
+                    smbios_serial,
+                    hardware_id,
+                } = machine;
+                let all = [name, sid, hardware_uuid, smbios_serial, hardware_id];
+                all.into_iter().flatten()
+            });
             let ids = image.ids.iter().map(|id| id.value.as_str());
             ids.chain(names.map(String::as_str))
         })
@@ -283,6 +329,7 @@ impl Comparison {
     pub(super) fn picture(&self) -> Clones {
         let groups = self.groups.iter().map(|group| CloneGroup {
             images: group.images.clone(),
+            label: group.verdict.label(),
             shared: group
                 .shared
                 .iter()
@@ -448,7 +495,19 @@ fn compared(path: String, image: &document::Image, known: &HashMap<&str, &str>) 
             }
             add(&fact.title, &fact.value, &what, Some(&installation));
         }
+        let hardware = |kind: &str| {
+            let found = identity.facts.iter().find(|fact| fact.kind == kind)?;
+            let value = escape(&normal(&found.value));
+            let mut digits = value.chars().filter(char::is_ascii_alphanumeric);
+            let first = digits.next()?;
+            // All the same character says nothing, and nor does what many makers leave there.
+            let known = digits.any(|c| c != first) && !NOBODYS_UUIDS.contains(&value.as_str());
+            known.then_some(value)
+        };
         out.machines.push(Machine {
+            hardware_uuid: hardware("hardware_uuid"),
+            smbios_serial: hardware("smbios_serial"),
+            hardware_id: hardware("hardware_id"),
             installation: escape(&installation),
             name: identity.computer_name.as_deref().map(escape),
             sid: identity.computer_sid.as_deref().map(escape),
@@ -619,13 +678,43 @@ fn judge(members: &[&Compared], shared: &[Shared]) -> (Verdict, String) {
     };
     let sids = known(|machine| machine.sid.as_ref());
     let names = known(|machine| machine.name.as_ref());
+    let uuids = known(|machine| machine.hardware_uuid.as_ref());
+    let serials = known(|machine| machine.smbios_serial.as_ref());
+    let hardware = known(|machine| machine.hardware_id.as_ref());
     let count = |set: &Option<BTreeSet<String>>| set.as_ref().map(BTreeSet::len);
+    let same_uuid = count(&uuids) == Some(1);
+    let same_serial = count(&serials) == Some(1) && count(&hardware) == Some(1);
     match (count(&sids), count(&names)) {
         (Some(2..), _) => (
             Verdict::Clones,
             "clones: their computer SIDs differ, so they were set up or generalized apart, and still \
              carry the same identity"
                 .to_owned(),
+        ),
+        _ if count(&uuids) >= Some(2) || count(&serials) >= Some(2) => (
+            Verdict::Clones,
+            format!(
+                "clones: they ran on different hardware ({}), and still carry the same identity; only a \
+                 computer whose mainboard was replaced looks so, too",
+                match count(&uuids) >= Some(2) {
+                    true => "the SMBIOS UUID of the last start differs",
+                    false => "the SMBIOS serial number that their SMS clients noted differs",
+                }
+            ),
+        ),
+        (Some(1), Some(2..)) if same_uuid || same_serial => (
+            Verdict::Renamed,
+            format!(
+                "one machine, renamed, no clones: computer SID and hardware are the same under every name \
+                 ({})",
+                match same_uuid {
+                    true => "the SMBIOS UUID that Windows noted at its last start",
+                    false => {
+                        "SMBIOS serial number and hardware id, as the SMS client noted them; a copy whose \
+                         client has not run since would look so, too"
+                    }
+                }
+            ),
         ),
         (_, Some(2..)) => (
             Verdict::RenamedOrClones,
@@ -679,9 +768,10 @@ pub(super) fn text(all: &Comparison) -> String {
     let mut grouped = BTreeSet::new();
     for (number, group) in all.groups.iter().enumerate() {
         line(format!(
-            "Group {}: {} images of one machine",
+            "Group {}: {} images with one identity: {}",
             number + 1,
-            group.images.len()
+            group.images.len(),
+            group.verdict.label()
         ));
         for image in &group.images {
             grouped.insert(image.as_str());
@@ -736,6 +826,8 @@ pub(super) fn text(all: &Comparison) -> String {
             line(format!("{}: NOT WHOLLY LOOKED AT: {error}", image.path));
         }
     }
+    let renamed = all.groups.iter().filter(|g| g.verdict == Verdict::Renamed);
+    let renamed = renamed.count();
     line(match all.groups.len() {
         0 => format!(
             "No two of {} images share an id that was looked for.",
@@ -744,6 +836,11 @@ pub(super) fn text(all: &Comparison) -> String {
         1 => "1 group of images carries the identity of one machine.".to_owned(),
         n => format!("{n} groups of images carry the identity of one machine each."),
     });
+    if renamed > 0 {
+        line(format!(
+            "{renamed} of them: a machine that was renamed, not cloned."
+        ));
+    }
     out
 }
 
@@ -845,6 +942,7 @@ mod tests {
             installation: "w".to_owned(),
             name: name.map(str::to_owned),
             sid: sid.map(str::to_owned),
+            ..Machine::default()
         };
         Compared {
             machines: vec![machine],
@@ -871,6 +969,60 @@ mod tests {
         assert_eq!(pair((pc, s), (None, s)), Verdict::SharedIdentity);
         assert_eq!(pair((pc, None), (pd, None)), Verdict::RenamedOrClones);
         assert_eq!(pair((None, None), (None, None)), Verdict::SharedIdentity);
+    }
+
+    #[test]
+    fn hardware_tells_a_renamed_machine_from_clones() {
+        let guid = "0123456789abcdef0123456789abcdef";
+        let sid = Some("s-1-5-21-1-2-3");
+        // UUID, serial number and hardware id of each.
+        type Hardware = [Option<&'static str>; 3];
+        let verdict = |names: [&str; 2], sids: [Option<&str>; 2], hardware: [Hardware; 2]| {
+            let one = |n: usize, path: &str| {
+                let mut image = machine(image(path, &[("g", guid)]), Some(names[n]), sids[n]);
+                let [uuid, serial, id] = hardware[n].map(|text| text.map(str::to_owned));
+                let machine = &mut image.machines[0];
+                (machine.hardware_uuid, machine.smbios_serial) = (uuid, serial);
+                machine.hardware_id = id;
+                image
+            };
+            let all = [one(0, "a"), one(1, "b")];
+            group(&all)[0].verdict
+        };
+        let (two, same) = (["PC", "PD"], [sid, sid]);
+        let uuid = |text| [Some(text), None, None];
+        let ini = |serial, id| [None, Some(serial), Some(id)];
+        assert_eq!(verdict(two, same, [uuid("u"), uuid("u")]), Verdict::Renamed);
+        assert_eq!(verdict(two, same, [uuid("u"), uuid("v")]), Verdict::Clones);
+        assert_eq!(
+            verdict(["PC", "PC"], same, [uuid("u"), uuid("v")]),
+            Verdict::Clones
+        );
+        assert_eq!(
+            verdict(two, same, [uuid("u"), [None; 3]]),
+            Verdict::RenamedOrClones
+        );
+        assert_eq!(
+            verdict(two, same, [ini("s", "h"), ini("s", "h")]),
+            Verdict::Renamed
+        );
+        assert_eq!(
+            verdict(two, same, [ini("s", "h"), ini("s", "i")]),
+            Verdict::RenamedOrClones
+        );
+        assert_eq!(
+            verdict(two, same, [ini("s", "h"), ini("t", "h")]),
+            Verdict::Clones
+        );
+        // Without the same SID, or without any, hardware alone does not make them one machine.
+        for sids in [[sid, Some("s-1-5-21-9-9-9")], [None, None]] {
+            let found = verdict(two, sids, [uuid("u"), uuid("u")]);
+            assert_ne!(found, Verdict::Renamed, "{sids:?}");
+        }
+        assert_eq!(
+            verdict(["PC", "pc"], same, [uuid("u"), uuid("u")]),
+            Verdict::SameMachine
+        );
     }
 
     #[test]

@@ -149,6 +149,8 @@ fn check(file: &Path, json: bool) -> anyhow::Result<(String, u8)> {
 fn list(all: &[Rule]) -> String {
     let mut out = String::new();
     let mut last = "";
+    let width = all.iter().map(|rule| rule.id.chars().count()).max();
+    let width = width.unwrap_or(0);
     for rule in all {
         if rule.profile != last {
             let blank = if last.is_empty() { "" } else { "\n" };
@@ -160,7 +162,7 @@ fn list(all: &[Rule]) -> String {
             false => format!(" (also in {})", rule.also_in.join(", ")),
         };
         out.push_str(&format!(
-            "  {:<22} {:<15} {}  {}{also}\n",
+            "  {:<width$} {:<15} {}  {}{also}\n",
             rule.id,
             rule.action.name(),
             format_args!("{:?}", rule.confidence),
@@ -198,7 +200,12 @@ fn describe(rule: &Rule) -> String {
         Target::FileAnywhere { name } => format!("every file named {name}, in any case"),
         Target::FileAtRoot { name } => format!("the file {name} in a volume's root"),
         Target::FileAt { path } => format!("every file ...\\{}", path.join("\\")),
-        Target::Folder { path } => format!("every directory ...\\{}", path.join("\\")),
+        Target::Folder { path } => {
+            format!(
+                "the files in every directory ...\\{}, and below it",
+                path.join("\\")
+            )
+        }
         Target::Mentions { path } => {
             format!(
                 "ids found elsewhere, searched in every file ...\\{}",

@@ -7,7 +7,7 @@ use super::tokens;
 use crate::{
     error::Place,
     image::Volume,
-    rules::{Action, Rule},
+    rules::{Action, Confidence, Rule},
     text::escape,
     tree::FileEntry,
 };
@@ -29,6 +29,8 @@ pub struct Finding {
     pub view: Option<View>,
     /// What the plan does about it.
     pub action: Action,
+    /// How well the rule is supported: A, a primary document; B, several tools agree; C, general knowledge.
+    pub confidence: Confidence,
     /// The evidence in words.
     pub evidence: String,
     /// The ids in it, if the rule identifies a machine.
@@ -167,6 +169,7 @@ impl Finding {
             subject,
             view: None,
             action: rule.effective_action(),
+            confidence: rule.confidence,
             evidence,
             ids: Vec::new(),
             places,

@@ -133,7 +133,7 @@ fn read_hive(
     let extents = tree.extents(file.entry.id)?;
     let at_file = |error: Error| climb_hive(error, &path, &extents);
     let opened = open_hive(tree, &file.entry, &file.logs).map_err(at_file)?;
-    super::machines::note_software(file, &opened, part)?;
+    super::machines::note_software(tree, file, &opened, part)?;
     let mut look = |bytes: &[u8], extents: &[Extent]| {
         look_at(
             volume,
@@ -452,7 +452,7 @@ impl HiveLook<'_, '_> {
         for name in path {
             let fits: fn(&str) -> bool = match name.as_str() {
                 rules::CONTROL_SETS => is_control_set,
-                rules::ANY_GUID => rules::is_braced_guid,
+                rules::ANY_GUID => rules::is_guid,
                 _ => {
                     paths.iter_mut().for_each(|path| path.push(name.clone()));
                     continue;

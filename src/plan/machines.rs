@@ -3,6 +3,7 @@
 //! Only what Windows itself loads is looked at (after the replay of its logs), and only single values are
 //! read: nothing here decides what is removed. A hive that cannot be read is said, and the rest goes on.
 
+mod audit;
 mod files;
 mod named;
 
@@ -14,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     image::{Image, Volume},
     rules::{
-        HiveName,
+        self, HiveName, Rule,
         identity::{IdPlace, places},
     },
     text::WinPath,
@@ -24,6 +25,8 @@ use crate::{
         generalization::{self, Circumstances, judge},
         machine,
         registry::Registry,
+        sysprep_actions::{Actions, Hive},
+        user,
     },
 };
 
@@ -54,7 +57,7 @@ pub struct MachineFacts {
 /// A hive that was asked who the machine is.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct HiveAsked {
-    /// SOFTWARE, SYSTEM, SAM or SECURITY.
+    /// SOFTWARE, SYSTEM, SAM or SECURITY; NTUSER.DAT of a user.
     pub name: &'static str,
     /// Its path; null if there is none.
     pub path: Option<String>,
@@ -100,6 +103,8 @@ struct Software {
     facts: Vec<Fact>,
     mismatches: Vec<Mismatch>,
     evidence: Vec<Evidence>,
+    /// What Sysprep's list deletes and is still there.
+    undone: Vec<Evidence>,
     skipped: u64,
 }
 
@@ -125,6 +130,7 @@ fn view(opened: &HiveBytes) -> (&[u8], &'static str) {
 
 /// Takes the facts out of an installation's SOFTWARE hive in passing.
 pub(super) fn note_software(
+    tree: &dyn FileTree,
     file: &HiveFile,
     opened: &HiveBytes,
     part: &mut VolumePlan,
@@ -142,13 +148,23 @@ pub(super) fn note_software(
     };
     let (facts, mismatches) = named::of_hive(&places()?, HiveName::Software, &hive);
     let version = machine::version(&hive);
-    let evidence = generalization::of_software(&hive);
+    let mut evidence = generalization::of_software(&hive);
+    evidence.extend(audit::of_hive(
+        &rules::embedded()?,
+        HiveName::Software,
+        &hive,
+    ));
+    let undone = match files::sysprep_actions(tree, &seed.root)? {
+        Some((_, Ok(actions))) => actions.still_there(Hive::Software, &hive),
+        _ => Vec::new(),
+    };
     seed.software = Some(Software {
         state,
         version,
         facts,
         mismatches,
         evidence,
+        undone,
         skipped: hive.skipped(),
     });
     Ok(())
@@ -158,11 +174,14 @@ pub(super) fn note_software(
 pub fn look(image: &Image, plan: &Plan) -> Result<Vec<MachineFacts>> {
     let mut machines = Vec::new();
     let places = places()?;
+    let rules = rules::embedded()?;
     for (volume, part) in image.volumes.iter().zip(&plan.volumes) {
         let Some(tree) = volume.tree() else { continue };
         for seed in &part.seeds {
-            machines
-                .push(machine_of(volume, tree, part, seed, &places).map_err(|e| volume.climb(e))?);
+            machines.push(
+                machine_of(volume, tree, part, seed, &places, &rules)
+                    .map_err(|e| volume.climb(e))?,
+            );
         }
     }
     Ok(machines)
@@ -174,6 +193,7 @@ fn machine_of(
     part: &VolumePlan,
     seed: &Seed,
     places: &[IdPlace],
+    rules: &[Rule],
 ) -> Result<MachineFacts> {
     let mut out = MachineFacts {
         partition: volume.partition,
@@ -182,7 +202,8 @@ fn machine_of(
         ..MachineFacts::default()
     };
     let mut identity = Identity::default();
-    let mut evidence = Vec::new();
+    let (mut evidence, mut undone) = (Vec::new(), Vec::new());
+    let actions = files::sysprep_actions(tree, &seed.root)?;
     out.hives.push(asked_software(part, seed));
     if let Some(software) = &seed.software {
         identity.windows = software.version.clone();
@@ -191,17 +212,25 @@ fn machine_of(
             .mismatches
             .extend(software.mismatches.iter().cloned());
         evidence.extend(software.evidence.iter().cloned());
+        undone.extend(software.undone.iter().cloned());
     }
     let config = list_config(tree, &seed.root)?;
     let (asked, system) = ask(tree, &config, "SYSTEM", |hive| {
         let (named, mismatches) = named::of_hive(places, HiveName::System, hive);
         let mut facts = machine::of_system(hive);
         facts.extend(named);
-        (facts, mismatches, generalization::of_system(hive))
+        let mut lines = generalization::of_system(hive);
+        lines.extend(audit::of_hive(rules, HiveName::System, hive));
+        let undone = match &actions {
+            Some((_, Ok(actions))) => actions.still_there(Hive::System, hive),
+            _ => Vec::new(),
+        };
+        (facts, mismatches, lines, undone)
     })?;
     out.hives.push(asked);
     let has_system = system.is_some();
-    if let Some((facts, mismatches, lines)) = system {
+    if let Some((facts, mismatches, lines, more)) = system {
+        undone.extend(more);
         identity.facts.extend(facts);
         identity.mismatches.extend(mismatches);
         evidence.extend(lines);
@@ -223,8 +252,26 @@ fn machine_of(
     if has_system || seed.software.is_some() {
         let generation = identity.windows.generation;
         let config = config.as_deref().unwrap_or_default();
-        let found = files::of_files(tree, &seed.root, generation, config, &mut out.unread)?;
+        let (found, homes) =
+            files::of_files(tree, &seed.root, generation, config, &mut out.unread)?;
         evidence.extend(found);
+        match actions {
+            Some((path, Ok(actions))) => evidence.extend(actions.lines(&path, undone)),
+            Some((path, Err(why))) => out.unread.push(format!("{path}: {why}")),
+            None if generation.is_none_or(|generation| generation >= Generation::Win8) => {
+                let none = Actions::absent(&seed.root.to_string());
+                evidence.push(none);
+            }
+            None => {}
+        }
+        for home in &homes {
+            let (asked, lines) = of_user(tree, home)?;
+            evidence.extend(lines);
+            out.hives.extend(asked);
+        }
+        // There may be hundreds; what else there is comes first.
+        evidence.sort_by_key(|line| line.id == "event_log");
+        audit::name_rules(rules, &mut evidence);
         let about = Circumstances {
             generation,
             has_system,
@@ -234,6 +281,20 @@ fn machine_of(
     }
     out.identity = Some(identity);
     Ok(out)
+}
+
+/// What a user's own hive says; nothing is said of a profile without one.
+fn of_user(tree: &dyn FileTree, home: &FileEntry) -> Result<(Option<HiveAsked>, Vec<Evidence>)> {
+    let listed = match tree.list(home.id) {
+        Ok(entries) => Ok(entries),
+        Err(error) if error.kind() == Kind::Io => return Err(error),
+        Err(error) => Err(error.to_string()),
+    };
+    let (asked, lines) = ask(tree, &listed, "NTUSER.DAT", user::of_user)?;
+    Ok((
+        (asked.state != "missing").then_some(asked),
+        lines.unwrap_or_default(),
+    ))
 }
 
 fn asked_software(part: &VolumePlan, seed: &Seed) -> HiveAsked {

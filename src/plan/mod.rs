@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    error::{Error, Kind, Place, Result},
+    error::{Error, Place, Result},
     hive::HiveEdit,
     image::{Content, Image, Volume},
     rules::{Action, Rule, Target},
@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod finding;
+mod folders;
 mod hives;
 mod keys;
 pub mod machines;
@@ -501,7 +502,7 @@ fn plan_file(
             continue;
         }
         if let Target::Folder { .. } = rule.target {
-            plan_folder(volume, tree, entry, rule, part)?;
+            folders::plan(volume, tree, entry, rule, part)?;
             continue;
         }
         if entry.is_directory {
@@ -537,35 +538,6 @@ fn plan_file(
         }
         part.findings.push(finding);
     }
-    Ok(())
-}
-
-/// A directory is only shown: what is in it is not removed.
-fn plan_folder(
-    volume: &Volume,
-    tree: &dyn FileTree,
-    entry: &FileEntry,
-    rule: &Rule,
-    part: &mut VolumePlan,
-) -> Result<()> {
-    if !entry.is_directory {
-        return Ok(());
-    }
-    let evidence = match tree.list(entry.id) {
-        Ok(entries) => {
-            let folders = entries.iter().filter(|entry| entry.is_directory).count();
-            format!(
-                "a directory with {} files and {folders} directories in it",
-                entries.len() - folders
-            )
-        }
-        Err(error) if error.kind() == Kind::Io => return Err(error),
-        Err(error) => format!("a directory that cannot be listed: {error}"),
-    };
-    let places = file_places(volume, tree, entry);
-    let mut finding = Finding::new(rule, volume, Subject::file(entry), evidence, places);
-    finding.action = Action::Report;
-    part.findings.push(finding);
     Ok(())
 }
 

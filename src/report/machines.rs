@@ -1,11 +1,14 @@
-//! Who each installation is, for a person: ten lines; the JSON has every line of evidence.
+//! Who each installation is, for a person: ten lines, then the evidence.
 
 use std::fmt::{self, Write};
 
-use crate::plan::machines::{Identity, MachineFacts, Status};
+use crate::plan::machines::{Evidence, Identity, MachineFacts, Status};
 
 /// Most lines of one installation, its heading included.
 const MAX_LINES: usize = 10;
+
+/// Most event logs, and most of the values that Sysprep should have deleted, shown one by one.
+const MAX_OF_A_SORT: usize = 10;
 
 /// Writes one short block an installation.
 pub(super) fn write(out: &mut String, machines: &[MachineFacts]) -> fmt::Result {
@@ -22,6 +25,46 @@ pub(super) fn write(out: &mut String, machines: &[MachineFacts]) -> fmt::Result 
         if more > 0 {
             writeln!(out, "  ... and {more} more lines, see --json")?;
         }
+        if let Some(verdict) = &machine.generalization {
+            evidence(out, &verdict.evidence)?;
+        }
+        for what in &machine.unread {
+            writeln!(out, "  NOT READ: {what}")?;
+        }
+    }
+    Ok(())
+}
+
+/// What is there, a line each; what is not, by name.
+fn evidence(out: &mut String, lines: &[Evidence]) -> fmt::Result {
+    writeln!(out, "  evidence of generalization:")?;
+    let mut sorts: Vec<(&str, usize)> = Vec::new();
+    for line in lines {
+        let Some(value) = &line.value else { continue };
+        let at = match sorts.iter().position(|(id, _)| *id == line.id) {
+            Some(at) => at,
+            None => {
+                sorts.push((&line.id, 0));
+                sorts.len() - 1
+            }
+        };
+        sorts[at].1 += 1;
+        if sorts[at].1 <= MAX_OF_A_SORT {
+            writeln!(out, "    {}: {value} [{}]", line.id, line.source)?;
+        }
+    }
+    for (id, count) in sorts.iter().filter(|(_, n)| *n > MAX_OF_A_SORT) {
+        let more = count - MAX_OF_A_SORT;
+        writeln!(out, "    {id}: {more} more, see --json")?;
+    }
+    let mut absent: Vec<&str> = lines
+        .iter()
+        .filter(|line| line.value.is_none() && !sorts.iter().any(|(id, _)| *id == line.id))
+        .map(|line| line.id.as_ref())
+        .collect();
+    absent.dedup();
+    if !absent.is_empty() {
+        writeln!(out, "    looked for and not there: {}", absent.join(", "))?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{Document, ImageReport};
 use crate::{
     error::{Error, Result},
-    plan::Subject,
+    plan::{Subject, machines::MachineFacts},
     text::escape,
 };
 
@@ -26,6 +26,8 @@ use crate::{
 const MIN_LEARNED: usize = 3;
 /// A value shorter than this is replaced only where it stands alone as a word.
 const WORD: usize = 8;
+/// A user's own hive.
+const USER_HIVE: &str = "NTUSER.DAT";
 
 /// Replaces identities.
 #[derive(Debug)]
@@ -137,6 +139,28 @@ impl Redactor {
         }
     }
 
+    /// Names of users stand in paths; the id of a user's device has no form of its own.
+    fn learn_users(&mut self, machine: &MachineFacts) {
+        for hive in &machine.hives {
+            let mut parts = hive.path.as_deref().unwrap_or_default().rsplit('\\');
+            if let (USER_HIVE, Some(user)) = (hive.name, parts.nth(1)) {
+                self.learn(user);
+            }
+        }
+        let lines = machine.generalization.iter().flat_map(|of| &of.evidence);
+        for line in lines {
+            let Some(value) = &line.value else { continue };
+            match line.id.as_ref() {
+                "shell_user_directories" => {
+                    let (_, names) = value.split_once(": ").unwrap_or_default();
+                    names.split(", ").for_each(|name| self.learn(name));
+                }
+                "user_device_id" | "user_network_proxy" => self.learn(value),
+                _ => {}
+            }
+        }
+    }
+
     /// Takes out what a report says in full, and learns what may stand elsewhere in it.
     fn report(&mut self, report: &mut ImageReport) {
         for finding in &mut report.findings {
@@ -171,6 +195,7 @@ impl Redactor {
             };
         }
         for machine in &report.machines {
+            self.learn_users(machine);
             let Some(identity) = &machine.identity else {
                 continue;
             };

@@ -7,7 +7,7 @@ use super::{ContainerFacts, Done, ImageFacts, ImageReport, VolumeFacts};
 use crate::{
     error::Kind,
     plan::{Finding, Subject},
-    rules::{Action, Rule},
+    rules::{Action, Confidence, Rule},
     verify::residue::Residue,
 };
 
@@ -296,7 +296,12 @@ fn write_finding(out: &mut String, report: &ImageReport, finding: &Finding) -> f
         _ => "found",
     };
     writeln!(out, "        {fate} {what}")?;
-    writeln!(out, "              {}", finding.evidence)?;
+    let doubt = match finding.confidence {
+        Confidence::A => "",
+        Confidence::B => " (confidence B: several tools agree)",
+        Confidence::C => " (confidence C: general knowledge)",
+    };
+    writeln!(out, "              {}{doubt}", finding.evidence)?;
     let places: Vec<String> = finding
         .places
         .iter()

@@ -247,6 +247,7 @@ impl Reader<'_> {
         let step = self.line(&mut fields, "step", true);
         let rationale = self.line(&mut fields, "rationale", true);
         let identity = self.line(&mut fields, "identity", false);
+        let evidence = self.evidence(&mut fields);
         let sources = self.sources(&mut fields);
         let confidence = self.confidence(&mut fields);
         let action = self.action(&mut fields, confidence);
@@ -267,8 +268,23 @@ impl Reader<'_> {
             sources,
             rationale: rationale?,
             identity,
+            evidence,
             named: false,
         })
+    }
+
+    fn evidence(&mut self, fields: &mut Fields<'_, '_>) -> Option<String> {
+        let (text, span) = self.text(fields, "evidence", false)?;
+        let snake = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_');
+        if text.is_empty() || text.len() > 64 || !text.chars().all(snake) {
+            let what = format!(
+                "evidence: a snake_case name expected, found `{}`",
+                escape(text)
+            );
+            self.wrong(span, what);
+            return None;
+        }
+        Some(text.to_owned())
     }
 
     fn strangers(&mut self, fields: Fields<'_, '_>) {
@@ -548,10 +564,7 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let only_shown = matches!(
-            target,
-            Some(Target::Folder { .. } | Target::Mentions { .. })
-        );
+        let only_shown = matches!(target, Some(Target::Mentions { .. }));
         if only_shown && action.is_some_and(|action| action != Action::Report) {
             let what =
                 format!("action: `report` expected with kind `{kind}`, which is never removed");
@@ -796,9 +809,15 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a name is a GUID in braces.
+/// Whether a name is a GUID, in braces or without: Windows names keys either way (`Enrollments` has them
+/// bare).
 #[must_use]
-pub fn is_braced_guid(name: &str) -> bool {
+pub fn is_guid(name: &str) -> bool {
+    is_braced_guid(name) || is_braced_guid(&format!("{{{name}}}"))
+}
+
+/// Whether a name is a GUID in braces.
+fn is_braced_guid(name: &str) -> bool {
     name.len() == 38
         && name.bytes().enumerate().all(|(i, byte)| match i {
             0 => byte == b'{',

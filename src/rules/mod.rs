@@ -26,14 +26,14 @@ mod tests;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use load::{Problem, check_text, is_braced_guid, load};
+pub use load::{Problem, check_text, is_guid, load};
 pub use select::{ALL, combine, embedded, select};
 
 /// Stands for the root of SOFTWARE and for its 32-bit view.
 pub(crate) const SOFTWARE_ROOTS: &str = "{SW}";
 /// Stands for every `ControlSetNNN` of SYSTEM.
 pub(crate) const CONTROL_SETS: &str = "{CS}";
-/// Stands for every key that is named by a GUID in braces.
+/// Stands for every key that is named by a GUID.
 pub(crate) const ANY_GUID: &str = "{GUID}";
 
 /// A registry hive of a Windows installation.
@@ -101,7 +101,9 @@ impl Action {
 }
 
 /// How well a rule is supported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Confidence {
     /// A primary document, or an own measurement.
     A,
@@ -177,7 +179,7 @@ pub enum Target {
         /// The end of the path: two names or more.
         path: Vec<String>,
     },
-    /// Every directory whose path ends with these names, with what is in it.
+    /// Every directory whose path ends with these names: the files in it and below it. Directories stay.
     Folder {
         /// The end of the path: two names or more.
         path: Vec<String>,
@@ -276,6 +278,10 @@ pub struct Rule {
     /// The id that its data is: images that share one carry the identity of one machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// The line of evidence of generalization that it is the source of, for a rule about a registry hive;
+    /// else the one that says the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
     /// Whether it was asked for by its id.
     #[serde(skip)]
     pub named: bool,

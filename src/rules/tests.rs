@@ -404,8 +404,13 @@ fn control_sets_and_guids_are_for_rules_that_report() {
     );
     bad(
         "delete",
-        r#"{ kind = "folder", path = ["a", "b"] }"#,
+        r#"{ kind = "mentions", path = ["a", "b"] }"#,
         "never removed",
+    );
+    bad(
+        "delete",
+        r#"{ kind = "folder", path = ["a"] }"#,
+        "at least 2 names",
     );
     bad(
         "report",

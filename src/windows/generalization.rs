@@ -6,6 +6,8 @@
 //! Facts from: `shared/facts/identity.md` 4; 314828 (the policy), Q180962 (CloneTag), Q241048 and Q196018
 //! (answer files), the documentation of Windows Setup States.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -51,7 +53,9 @@ impl Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Evidence {
     /// Stable short name, snake_case: `image_state_registry`, `setup_type`, `event_logs` ...
-    pub id: &'static str,
+    pub id: Cow<'static, str>,
+    /// The rule that names the same thing; null if none does.
+    pub rule: Option<String>,
     /// Where was looked.
     pub source: Source,
     /// Whether anything was there.
@@ -128,13 +132,14 @@ const MAX_NAMES: usize = 8;
 /// A line about something that is there, or is not.
 #[must_use]
 pub fn line(
-    id: &'static str,
+    id: impl Into<Cow<'static, str>>,
     source: Source,
     value: Option<String>,
     meaning: impl Into<String>,
 ) -> Evidence {
     Evidence {
-        id,
+        id: id.into(),
+        rule: None,
         source,
         present: value.is_some(),
         value,
@@ -183,13 +188,6 @@ pub fn of_software(software: &Registry<'_>) -> Vec<Evidence> {
         providers,
         "programs of other makers that Sysprep calls",
     ));
-    let key = r"Microsoft\Windows NT\CurrentVersion\SoftwareProtectionPlatform";
-    let (source, skip) = value(key, "SkipRearm");
-    let meaning = match skip.as_deref() {
-        Some("1") => "licensing: Sysprep was told not to reset the activation",
-        _ => "licensing: Sysprep resets the activation",
-    };
-    out.push(line("licensing_skip_rearm", source, skip, meaning));
     let key = r"Microsoft\Windows NT\CurrentVersion\ProfileList";
     let mut users = software.subkeys(key);
     users.retain(|name| {
@@ -225,31 +223,9 @@ pub fn of_software(software: &Registry<'_>) -> Vec<Evidence> {
         found,
         "media player settings: ids under which it offers media to the network",
     ));
-    let enrollments = r"Microsoft\Enrollments";
-    let mut enrolled = software.subkeys(enrollments);
-    enrolled.truncate(MAX_ENROLLMENTS);
-    enrolled.retain(|name| {
-        let key = format!("{enrollments}\\{name}");
-        software.value(&key, "ProviderID").is_some()
-    });
-    out.push(line(
-        "device_enrollment",
-        software.source(enrollments, None),
-        some_names(&enrolled),
-        "device state: enrolled in a device management; such an image is to be built anew",
-    ));
-    let (source, found) = value(r"Microsoft\Windows Advanced Threat Protection", "senseGuid");
-    out.push(line(
-        "device_sense_guid",
-        source,
-        found,
-        "device state: id of Defender for Endpoint; clones that keep it are one device",
-    ));
     out
 }
 
-/// Most enrollments asked for their provider.
-const MAX_ENROLLMENTS: usize = 64;
 /// Most network cards asked for their address.
 const MAX_INTERFACES: usize = 64;
 
@@ -343,26 +319,6 @@ pub fn of_system(system: &Registry<'_>) -> Vec<Evidence> {
         system.source(&interfaces, None),
         some_names(&addresses),
         "network settings: addresses of this machine",
-    ));
-    let mounted = system.values("MountedDevices").len();
-    out.push(line(
-        "device_mounted_volumes",
-        system.source("MountedDevices", None),
-        (mounted > 0).then(|| mounted.to_string()),
-        "device state: drive letters of this machine's disks",
-    ));
-    out.push(line(
-        "licensing_wpa",
-        system.source("WPA", None),
-        some_names(&system.subkeys("WPA")),
-        "licensing: activation data",
-    ));
-    let join = format!(r"{set}\Control\CloudDomainJoin\JoinInfo");
-    out.push(line(
-        "device_entra_join",
-        system.source(&join, None),
-        some_names(&system.subkeys(&join)),
-        "device state: joined to Entra ID",
     ));
     out
 }
@@ -624,7 +580,7 @@ mod tests {
     fn verdict(generation: Generation, values: &[(&'static str, &str)]) -> (Status, usize) {
         let lines = values
             .iter()
-            .map(|(id, value)| line(id, Source::default(), Some((*value).to_owned()), ""));
+            .map(|(id, value)| line(*id, Source::default(), Some((*value).to_owned()), ""));
         let about = Circumstances {
             generation: Some(generation),
             has_system: true,

@@ -13,6 +13,8 @@ pub mod packed;
 mod recycled;
 pub mod registry;
 pub mod sid;
+pub mod sysprep_actions;
+pub mod user;
 pub mod uuid;
 
 use packed::Packing;

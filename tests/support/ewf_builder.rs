@@ -116,6 +116,11 @@ pub const ACQUIRED: (&str, &str) = (
 
 /// The files of a set that holds `disk`.
 pub fn set(disk: &[u8], shape: &Shape) -> Vec<Vec<u8>> {
+    set_saying(disk, shape, ACQUIRED.1)
+}
+
+/// As [`set`], with other values in its header.
+pub fn set_saying(disk: &[u8], shape: &Shape, values: &str) -> Vec<Vec<u8>> {
     assert_eq!(disk.len() % 512, 0);
     let len = shape.chunk * 512;
     let chunks: Vec<(bool, Vec<u8>)> = disk
@@ -139,7 +144,7 @@ pub fn set(disk: &[u8], shape: &Shape) -> Vec<Vec<u8>> {
         file.extend((number as u16 + 1).to_le_bytes());
         file.extend([0; 2]);
         if number == 0 {
-            let text = format!("3\nmain\n{}\n{}\n\n", ACQUIRED.0, ACQUIRED.1);
+            let text = format!("3\nmain\n{}\n{values}\n\n", ACQUIRED.0);
             if !shape.smart {
                 let wide: Vec<u8> = format!("\u{feff}{text}")
                     .encode_utf16()

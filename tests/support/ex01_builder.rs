@@ -95,6 +95,11 @@ fn text(pairs: &[(&str, String)], compression: u16) -> Vec<u8> {
 
 /// The files of a set that holds `disk`.
 pub fn set(disk: &[u8], shape: &Shape) -> Vec<Vec<u8>> {
+    set_by(disk, shape, "9.9")
+}
+
+/// As [`set`], made by another program.
+pub fn set_by(disk: &[u8], shape: &Shape, program: &str) -> Vec<Vec<u8>> {
     assert_eq!(disk.len() % 512, 0);
     let len = shape.chunk * 512;
     let chunks: Vec<&[u8]> = disk.chunks(len).collect();
@@ -113,7 +118,7 @@ pub fn set(disk: &[u8], shape: &Shape) -> Vec<Vec<u8>> {
         ("en", own("ev-1")),
         ("ex", own("Examiner")),
         ("nt", own("n")),
-        ("av", own("9.9")),
+        ("av", own(program)),
         ("os", own("Test")),
         ("tt", own("1700000000")),
         ("at", own("1700000000")),

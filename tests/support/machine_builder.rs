@@ -44,6 +44,53 @@ pub struct Machine {
     pub system: BTreeMap<String, Data>,
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+    /// Homes of users, each with the values of its own hive.
+    #[serde(default)]
+    pub users: BTreeMap<String, BTreeMap<String, Data>>,
+    /// Event logs, each with how many records it holds.
+    #[serde(default)]
+    pub event_logs: BTreeMap<String, u32>,
+}
+
+/// Seconds since 1970 of the oldest record of every event log: 2020-09-13 12:26:40 UTC.
+const OLDEST: u64 = 1_600_000_000;
+
+/// A log of Windows Vista and later: one chunk of records, then one that is empty.
+pub fn evtx(records: u32) -> Vec<u8> {
+    let mut log = vec![0; 4096 + 2 * 65_536];
+    log[..8].copy_from_slice(b"ElfFile\0");
+    for (at, first, last) in [
+        (4096, 5, u64::from(records) + 4),
+        (4096 + 65_536, 1, u64::MAX),
+    ] {
+        log[at..at + 8].copy_from_slice(b"ElfChnk\0");
+        let last = if records == 0 { u64::MAX } else { last };
+        put::u64(&mut log, at + 8, first);
+        put::u64(&mut log, at + 16, last);
+    }
+    if records > 0 {
+        let at = 4096 + 0x200;
+        log[at..at + 4].copy_from_slice(b"**\0\0");
+        put::u64(&mut log, at + 16, (OLDEST + 11_644_473_600) * 10_000_000);
+    }
+    log
+}
+
+/// A log of Windows before Vista.
+pub fn evt(records: u32) -> Vec<u8> {
+    let mut log = vec![0; 65_536];
+    for at in [0, 44] {
+        put::u32(&mut log, at, 0x30);
+    }
+    for at in [4, 0x104] {
+        log[at..at + 4].copy_from_slice(b"LfLe");
+    }
+    let oldest = u32::from(records > 0) * 7;
+    for (at, number) in [(16, 0x100), (24, 7 + records), (28, oldest)] {
+        put::u32(&mut log, at, number);
+    }
+    put::u32(&mut log, 0x10c, u32::try_from(OLDEST).unwrap());
+    log
 }
 
 /// A SID below S-1-5-21, as bytes.
@@ -167,6 +214,19 @@ impl Machine {
     pub fn files(&self, volume: &mut NtfsBuilder) {
         for (path, text) in &self.files {
             volume.file(path, text.as_str());
+        }
+        for (home, values) in &self.users {
+            let mut hive = HiveBuilder::new(self.minor);
+            hive.key("Software");
+            set(&mut hive, values);
+            volume.file(&format!(r"{home}\NTUSER.DAT"), hive.build());
+        }
+        for (path, records) in &self.event_logs {
+            let log = match path.ends_with(".evtx") {
+                true => evtx(*records),
+                false => evt(*records),
+            };
+            volume.file(path, log);
         }
     }
 

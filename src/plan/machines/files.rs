@@ -8,10 +8,12 @@ use crate::{
     units::FileOffset,
     windows::{
         event_log,
+        event_log::EventLog,
         generalization::{Evidence, line, of_state_file, some_names},
         ini::text_of,
         machine::{Generation, Source},
         registry::shown,
+        sysprep_actions::{self, Actions},
     },
 };
 
@@ -19,6 +21,8 @@ use crate::{
 const STATE_LIMIT: u64 = 1 << 16;
 /// How much of a log's end is read for its last line.
 const TAIL: u64 = 4096;
+/// Most event logs looked into; Windows 11 has some four hundred.
+const MAX_LOGS: usize = 2_000;
 /// Most user profiles looked into.
 const MAX_USERS: usize = 16;
 /// Profiles that every Windows has.
@@ -38,16 +42,34 @@ struct Files<'a> {
     base: WinPath,
     unread: &'a mut Vec<String>,
     out: Vec<Evidence>,
+    /// Homes of users, the first ones.
+    homes: Vec<FileEntry>,
 }
 
-/// All of it. What cannot be read is noted in `unread`.
+/// What Sysprep does to this Windows, by the list that lies in it; why not, if it cannot be read.
+pub(super) fn sysprep_actions(
+    tree: &dyn FileTree,
+    root: &WinPath,
+) -> Result<Option<(String, std::result::Result<Actions, String>)>> {
+    let below = ["System32", "Sysprep", "ActionFiles", "Generalize.xml"];
+    let path = format!("{root}\\{}", below.join("\\"));
+    let read = match read_file(tree, root, &below, sysprep_actions::LIMIT) {
+        Ok(None) => return Ok(None),
+        Ok(Some((_, bytes))) => Actions::parse(&bytes),
+        Err(error) if error.kind() == Kind::Io => return Err(error),
+        Err(error) => Err(error),
+    };
+    Ok(Some((path, read.map_err(|error| error.to_string()))))
+}
+
+/// All of it, and the homes of users. What cannot be read is noted in `unread`.
 pub(super) fn of_files(
     tree: &dyn FileTree,
     root: &WinPath,
     generation: Option<Generation>,
     config: &[FileEntry],
     unread: &mut Vec<String>,
-) -> Result<Vec<Evidence>> {
+) -> Result<(Vec<Evidence>, Vec<FileEntry>)> {
     let base = match root.0.split_last() {
         Some((_, above)) => WinPath(above.to_vec()),
         None => WinPath::default(),
@@ -58,6 +80,7 @@ pub(super) fn of_files(
         base,
         unread,
         out: Vec::new(),
+        homes: Vec::new(),
     };
     if generation.is_none_or(Generation::has_image_state) {
         files.since_vista(generation)?;
@@ -65,7 +88,7 @@ pub(super) fn of_files(
     if generation.is_none_or(|generation| !generation.has_image_state()) {
         files.before_vista(config)?;
     }
-    Ok(files.out)
+    Ok((files.out, files.homes))
 }
 
 impl Files<'_> {
@@ -139,13 +162,7 @@ impl Files<'_> {
             &panther("setuperr.log"),
             "the last error of Sysprep",
         )?;
-        if generation.is_none_or(|generation| generation >= Generation::Win8) {
-            self.presence(
-                "sysprep_actions",
-                &["System32", "Sysprep", "ActionFiles", "Generalize.xml"],
-                "the list of what Sysprep does to this Windows",
-            )?;
-        }
+        self.licensing_store()?;
         self.log(
             "setup_log",
             &["Panther", "setupact.log"],
@@ -194,6 +211,11 @@ impl Files<'_> {
             .cloned()
             .collect();
         self.event_log_lines(&logs, &["System32", "config"], "SysEvent.Evt")?;
+        self.presence(
+            "licensing_store",
+            &["System32", "wpa.dbl"],
+            "licensing: activation data of this machine",
+        )?;
         self.users(
             "Documents and Settings",
             &["Local Settings", "Application Data", "Microsoft"],
@@ -212,31 +234,96 @@ impl Files<'_> {
         self.event_log_lines(&logs, below, main)
     }
 
+    /// A line for all of them, then one each; the system's own log has a name of its own.
     fn event_log_lines(&mut self, logs: &[FileEntry], below: &[&str], main: &str) -> Result<()> {
         let bytes: u64 = logs.iter().map(|log| log.len).fold(0, u64::saturating_add);
-        let value = format!("{} files, {bytes} bytes", logs.len());
+        let mut lines = Vec::new();
+        let (mut records, mut oldest): (u64, Option<String>) = (0, None);
+        for log in logs.iter().take(MAX_LOGS) {
+            let tree = self.tree;
+            let looked = event_log::look(log.len, &mut |at, buf| {
+                tree.read_at(log.id, FileOffset(at), buf)
+            });
+            let found = self.noted(&log.path(), looked)?;
+            if let Some(EventLog {
+                records: more,
+                oldest: when,
+                ..
+            }) = &found
+            {
+                records = records.saturating_add(*more);
+                // The form begins with the year: earlier is less.
+                oldest = match (oldest, when.clone()) {
+                    (Some(one), Some(other)) => Some(one.min(other)),
+                    (one, other) => one.or(other),
+                };
+            }
+            let value = match found {
+                Some(found) => found.describe(),
+                None => format!("{} bytes, not in the form of an event log", log.len),
+            };
+            let is_main = log.names.iter().any(|name| name.eq_ascii(main));
+            let (id, meaning) = match is_main {
+                true => ("event_log_system", "event logs: the system's own"),
+                false => ("event_log", "event logs: one of them"),
+            };
+            lines.push(line(id, file_source(log.path()), Some(value), meaning));
+        }
+        lines.sort_by(|a, b| a.source.file.cmp(&b.source.file));
+        if !lines.iter().any(|line| line.id == "event_log_system") {
+            let path = format!("{}\\{main}", self.path(below));
+            let meaning = "event logs: the system's own";
+            lines.push(line("event_log_system", file_source(path), None, meaning));
+        }
+        if logs.len() > MAX_LOGS {
+            let more = logs.len() - MAX_LOGS;
+            self.unread.push(format!(
+                "{}: {more} more event logs were not looked into",
+                self.path(below)
+            ));
+        }
+        let held = EventLog {
+            records,
+            oldest,
+            note: None,
+        };
+        let value = format!("{} files, {bytes} bytes, {}", logs.len(), held.describe());
         self.out.push(line(
             "event_logs",
             file_source(self.path(below)),
             (!logs.is_empty()).then_some(value),
             "event logs: Sysprep clears them; what is in them is this machine's history",
         ));
-        let entry = logs
-            .iter()
-            .find(|log| log.names.iter().any(|name| name.eq_ascii(main)));
-        let value = match entry {
-            None => None,
-            Some(log) => {
-                let read = head(self.tree, log).map(|head| event_log::records(&head));
-                self.noted(&log.path(), read)?
+        self.out.extend(lines);
+        Ok(())
+    }
+
+    /// Where it is depends on the version; the first place is named if there is none.
+    fn licensing_store(&mut self) -> Result<()> {
+        const SPP: &str = "SoftwareProtectionPlatform";
+        let services = ["ServiceProfiles", "NetworkService", "AppData", "Roaming"];
+        let places: [Vec<&str>; 4] = [
+            vec!["System32", "spp", "store", "2.0", "data.dat"],
+            vec!["System32", "spp", "store", "data.dat"],
+            [&services[..], &["Microsoft", SPP, "tokens.dat"]].concat(),
+            [
+                &services[..],
+                &["Microsoft", "SoftwareLicensing", "tokens.dat"],
+            ]
+            .concat(),
+        ];
+        let mut found = (self.path(&places[0]), None);
+        for place in &places {
+            if let Some(entry) = self.found(place)? {
+                found = (self.path(place), Some(format!("{} bytes", entry.len)));
+                break;
             }
-        };
-        let path = format!("{}\\{main}", self.path(below));
+        }
         self.out.push(line(
-            "event_log_system",
-            file_source(path),
-            value,
-            "event logs: how long the system's own log is",
+            "licensing_store",
+            file_source(found.0),
+            found.1,
+            "licensing: activation data of this machine",
         ));
         Ok(())
     }
@@ -258,6 +345,11 @@ impl Files<'_> {
             entry.is_directory && !names.any(|n| EVERYBODY.iter().any(|all| n.eq_ascii(all)))
         };
         let users: Vec<FileEntry> = listed.iter().filter(is_user).cloned().collect();
+        self.homes = users.iter().take(MAX_USERS).cloned().collect();
+        if let Some(more) = users.len().checked_sub(MAX_USERS).filter(|more| *more > 0) {
+            self.unread
+                .push(format!("{path}: {more} more profiles were not looked into"));
+        }
         self.out.push(line(
             "shell_user_directories",
             file_source(path.clone()),
@@ -322,13 +414,6 @@ fn ends_with(entry: &FileEntry, ending: &str) -> bool {
             let at = units.len().checked_sub(ending.len());
             at.is_some_and(|at| crate::text::eq_ascii(&units[at..], ending))
         })
-}
-
-fn head(tree: &dyn FileTree, entry: &FileEntry) -> Result<Vec<u8>> {
-    let len = usize::try_from(entry.len).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; len.min(event_log::HEAD_LEN)];
-    tree.read_at(entry.id, FileOffset(0), &mut bytes)?;
-    Ok(bytes)
 }
 
 fn last_line(tree: &dyn FileTree, entry: &FileEntry) -> Result<String> {

@@ -28,9 +28,11 @@ pub struct Clones {
     pub images: Vec<ComparedImage>,
 }
 
-/// Images of one machine.
+/// Images with one identity.
 #[derive(Debug, Default)]
 pub struct CloneGroup {
+    /// What they are to each other, in a few words.
+    pub label: &'static str,
     /// Their paths.
     pub images: Vec<String>,
     /// The ids that more than one of them has.
@@ -90,7 +92,7 @@ pub(super) fn write(h: &mut Html<'_>, all: &Clones) {
     h.class("div", "tiles", |h| {
         for (number, what) in [
             (all.images.len(), "images compared"),
-            (all.groups.len(), "groups of clones"),
+            (all.groups.len(), "groups with one identity"),
             (grouped, "images in a group"),
             (unread, "not wholly looked at"),
         ] {
@@ -104,7 +106,11 @@ pub(super) fn write(h: &mut Html<'_>, all: &Clones) {
         let images = count(one.images.len(), "image");
         card(
             h,
-            &format!("Group {}: {images} of one machine", number + 1),
+            &format!(
+                "Group {}: {images} with one identity: {}",
+                number + 1,
+                one.label
+            ),
             |h| group(h, one),
         );
     }

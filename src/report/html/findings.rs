@@ -102,6 +102,12 @@ fn row(h: &mut Html<'_>, number: usize, finding: &Finding, report: &ImageReport)
         h.el("b", |h| h.text(&finding.title));
         h.text(" ");
         fate(h, finding, report);
+        h.text(" ");
+        h.line(
+            "span",
+            "soft small",
+            format_args!("confidence {:?}", finding.confidence),
+        );
         h.class("div", "mono", |h| subject(h, &finding.subject));
         let view = match finding.view {
             None | Some(View::Both) => return,

@@ -1,7 +1,7 @@
 //! Who the machine is, and whether it was generalized.
 
 use super::{
-    card,
+    IN_JSON, card,
     facts::{header, pairs},
     tag::Html,
 };
@@ -137,10 +137,19 @@ fn generalized(h: &mut Html<'_>, found: &Generalization) {
                         (None, true) => h.line("span", "chip c-info", "present"),
                         (None, false) => h.line("span", "soft", "absent"),
                     });
-                    h.cell("Means", |h| h.text(&line.meaning));
+                    h.cell("Means", |h| {
+                        h.text(&line.meaning);
+                        if let Some(rule) = &line.rule {
+                            h.line("div", "soft small", format_args!("rule {rule}"));
+                        }
+                    });
                     h.cell("Looked for in", |h| h.line("span", "mono", &line.source));
                 });
             }
         });
     });
+    if found.evidence.len() > MAX_ROWS {
+        let more = found.evidence.len() - MAX_ROWS;
+        h.line("p", "soft", format_args!("... and {more} more: {IN_JSON}"));
+    }
 }

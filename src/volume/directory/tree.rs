@@ -1,6 +1,6 @@
 //! [`FileTree`] over a directory: census, entries, bytes; what editors write is kept.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, os::fd::AsFd, sync::Arc};
 
 use rustix::fs::FileType;
 
@@ -116,14 +116,15 @@ impl Tree {
                         parent: directory,
                         name,
                     };
-                    let file = known.files.entry(stat.ino).or_insert_with(|| FileNode {
+                    let listing = known.listing_of(&link, &stat);
+                    let item = Item {
+                        dir: fd.as_fd(),
+                        name: name_of(&link.name),
+                        link,
                         stat,
-                        links: Vec::new(),
-                        listing: Listing::default(),
-                    });
-                    if !file.links.contains(&link) {
-                        file.links.push(link);
-                    }
+                        listing,
+                    };
+                    Self::keep(&mut known, item);
                 }
                 _ => continue,
             }

@@ -149,6 +149,14 @@ impl Known {
     }
 
     /// The path of a name.
+    /// What a file of this name adds to the listing.
+    pub(super) fn listing_of(&self, link: &Link, stat: &Stat) -> Listing {
+        match self.dirs.get(&link.parent) {
+            Some(above) => listing(hash(above.path, &link.name), stat),
+            None => Listing::default(),
+        }
+    }
+
     pub(super) fn path(&self, link: &Link) -> WinPath {
         let mut path: Vec<Name> = match self.names_of(link.parent) {
             Ok(names) => names.iter().rev().map(|name| name_of(name)).collect(),

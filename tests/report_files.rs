@@ -1,0 +1,234 @@
+//! The files of reports: whole or as they were, whatever stands under their names.
+
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        process::ExitStatusExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{
+    machine,
+    run::{arg, declone, scratch},
+    support::ntfs_builder::Geometry,
+};
+
+const OLD: &str = "{\"images\": [], \"old\": true}\n";
+
+fn image(dir: &Path) -> PathBuf {
+    let path = dir.join("a.img");
+    machine::write(&machine::volume(8 << 20, Geometry::default(), 5), &path);
+    path
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Runs declone in a shell.
+fn shell(script: &str, args: &[&str]) -> std::process::Output {
+    let program = env!("CARGO_BIN_EXE_declone");
+    let mut all = vec!["-c", script, program];
+    all.extend(args);
+    Command::new("bash").args(all).output().unwrap()
+}
+
+#[test]
+fn a_report_is_a_new_file_in_the_place_of_the_old_one() {
+    let dir = scratch();
+    let image = image(dir.path());
+    let reports = dir.path().join("reports");
+    fs::create_dir(&reports).unwrap();
+    let (json, page) = (reports.join("a.json"), reports.join("a.html"));
+    let long = reports.join(format!("{}.json", "n".repeat(250)));
+    let run = |json: &Path| {
+        declone(&[
+            "scan",
+            arg(&image),
+            "--json",
+            arg(json),
+            "--html",
+            arg(&page),
+        ])
+        .exits(1);
+    };
+    run(&json);
+    for path in [&json, &page] {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it holds the identity");
+    }
+    let whole = fs::read(&json).unwrap();
+    // Another name of the same file, and a reader in the middle of it, keep the old report.
+    let twin = reports.join("twin");
+    fs::write(&json, OLD).unwrap();
+    fs::set_permissions(&json, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::hard_link(&json, &twin).unwrap();
+    let mut reader = fs::File::open(&json).unwrap();
+    run(&json);
+    let mut read = String::new();
+    reader.read_to_string(&mut read).unwrap();
+    assert_eq!(read, OLD);
+    assert_eq!(fs::read_to_string(&twin).unwrap(), OLD);
+    assert_eq!(fs::read(&json).unwrap(), whole);
+    let mode = fs::metadata(&json).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "whoever could read the old one, can");
+    // A link stays one: what it leads to is replaced.
+    fs::remove_file(&twin).unwrap();
+    let link = reports.join("link.json");
+    symlink("../real.json", &link).unwrap();
+    fs::write(dir.path().join("real.json"), OLD).unwrap();
+    run(&link);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read(dir.path().join("real.json")).unwrap(), whole);
+    run(&long);
+    assert_eq!(fs::read(&long).unwrap(), whole);
+    let long = long.file_name().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(names(&reports), ["a.html", "a.json", "link.json", &long]);
+}
+
+#[test]
+fn a_run_that_fails_leaves_the_old_report_and_no_other_file() {
+    let dir = scratch();
+    let image = image(dir.path());
+    let json = dir.path().join("a.json");
+    let before = |json: &Path| fs::write(json, OLD).unwrap();
+    let args = ["scan", arg(&image), "--json", arg(&json)];
+    // No room: the first bytes can be written, the rest cannot.
+    before(&json);
+    let ran = shell("ulimit -f 1; exec \"$0\" \"$@\"", &args);
+    assert_eq!(ran.status.code(), Some(5), "{ran:?}");
+    assert_eq!(fs::read_to_string(&json).unwrap(), OLD);
+    assert_eq!(names(dir.path()), ["a.img", "a.json"]);
+    // A usage error, found before or after the report's name was looked at.
+    for more in [&["--rules", "nosuch"][..], &["--partition", "x"]] {
+        let mut args = args.to_vec();
+        args.extend(more);
+        declone(&args).exits(2);
+        assert_eq!(fs::read_to_string(&json).unwrap(), OLD);
+    }
+    // Nor does it leave an empty file where there was none.
+    fs::remove_file(&json).unwrap();
+    let ran = shell("ulimit -f 1; exec \"$0\" \"$@\"", &args);
+    assert_eq!(ran.status.code(), Some(5), "{ran:?}");
+    let missing = dir.path().join("missing.img");
+    declone(&[
+        "clean",
+        arg(&missing),
+        "-n",
+        "--rules",
+        "nosuch",
+        "--json",
+        arg(&json),
+    ])
+    .exits(2);
+    assert_eq!(names(dir.path()), ["a.img"]);
+}
+
+/// Ends the program while it works: nothing of a report is to be seen.
+#[test]
+fn a_signal_leaves_the_old_report_and_no_other_file() {
+    let dir = scratch();
+    let image = image(dir.path());
+    let json = dir.path().join("a.json");
+    for wait in [0, 2, 5, 10, 20, 40, 80] {
+        fs::write(&json, OLD).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_declone"))
+            .args(["scan", arg(&image), "--json", arg(&json)])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        let status = child.wait().unwrap();
+        let code = status.code();
+        assert!(
+            status.signal().is_some() || matches!(code, Some(1 | 5)),
+            "{status}"
+        );
+        let text = fs::read_to_string(&json).unwrap();
+        let whole: Result<serde_json::Value, _> = serde_json::from_str(&text);
+        assert!(whole.is_ok(), "{text}");
+        assert_eq!(names(dir.path()), ["a.img", "a.json"], "after {wait} ms");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_written_as_it_is() {
+    let dir = scratch();
+    let image = image(dir.path());
+    for flag in ["--json", "--html"] {
+        declone(&["scan", arg(&image), flag, "/dev/null"]).exits(1);
+    }
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    let whole = declone(&["scan", arg(&image), "--json", "-"])
+        .exits(1)
+        .json();
+    let parsed = |bytes: &[u8]| -> serde_json::Value {
+        serde_json::from_slice(bytes).unwrap_or_else(|e| panic!("{e}: {bytes:?}"))
+    };
+    // A pipe behind a descriptor, a file behind one, a substituted process, a named pipe.
+    let ran = shell(
+        "\"$0\" \"$@\" | cat",
+        &["scan", arg(&image), "-q", "--json", "/dev/stdout"],
+    );
+    assert_eq!(parsed(&ran.stdout), whole);
+    let out = dir.path().join("out.json");
+    fs::write(&out, "").unwrap();
+    let inode = fs::metadata(&out).unwrap().ino();
+    let script = format!("exec \"$0\" \"$@\" 3>{}", arg(&out));
+    shell(&script, &["scan", arg(&image), "-q", "--json", "/dev/fd/3"]);
+    assert_eq!(parsed(&fs::read(&out).unwrap()), whole);
+    assert_eq!(fs::metadata(&out).unwrap().ino(), inode);
+    let ran = shell("\"$0\" scan \"$1\" -q --json >(cat) | cat", &[arg(&image)]);
+    assert_eq!(parsed(&ran.stdout), whole);
+    let pipe = dir.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let script = "cat \"$2\" & \"$0\" scan \"$1\" -q --json \"$2\"; wait";
+    let ran = shell(script, &[arg(&image), arg(&pipe)]);
+    assert_eq!(parsed(&ran.stdout), whole);
+    assert_eq!(names(dir.path()), ["a.img", "out.json", "pipe"]);
+}
+
+#[test]
+fn what_is_no_report_is_not_replaced() {
+    let dir = scratch();
+    let image = image(dir.path());
+    let part = dir.path().join("part");
+    fs::write(&part, [7; 100]).unwrap();
+    let empty = dir.path().join("empty");
+    fs::write(&empty, "").unwrap();
+    let dangling = dir.path().join("dangling");
+    symlink("nowhere", &dangling).unwrap();
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    for flag in ["--json", "--html"] {
+        for (path, code) in [(&part, 2), (&dangling, 2), (&folder, 5), (&image, 2)] {
+            declone(&["scan", arg(&image), flag, arg(path)]).exits(code);
+        }
+        // An empty file is nobody's; the next round replaces this report.
+        declone(&["scan", arg(&image), flag, arg(&empty)]).exits(1);
+        assert!(fs::metadata(&empty).unwrap().len() > 1000);
+    }
+    assert_eq!(fs::read(&part).unwrap(), [7; 100]);
+    assert_eq!(
+        names(dir.path()),
+        ["a.img", "dangling", "empty", "folder", "part"]
+    );
+}
