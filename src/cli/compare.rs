@@ -330,12 +330,13 @@ impl Comparison {
         let groups = self.groups.iter().map(|group| CloneGroup {
             images: group.images.clone(),
             label: group.verdict.label(),
+            is_duplicate: group.verdict != Verdict::Renamed,
             shared: group
                 .shared
                 .iter()
                 .map(|shared| SharedId {
                     identity: shared.identity.clone(),
-                    value: shared.value.clone(),
+                    value: usual(&shared.value),
                     places: shared
                         .places
                         .iter()

@@ -50,6 +50,7 @@ fn evidence(out: &mut String, lines: &[Evidence]) -> fmt::Result {
         };
         sorts[at].1 += 1;
         if sorts[at].1 <= MAX_OF_A_SORT {
+            let value = if value.is_empty() { "(empty)" } else { value };
             writeln!(out, "    {}: {value} [{}]", line.id, line.source)?;
         }
     }

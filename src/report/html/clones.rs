@@ -33,6 +33,8 @@ pub struct Clones {
 pub struct CloneGroup {
     /// What they are to each other, in a few words.
     pub label: &'static str,
+    /// Whether more than one computer may carry the identity.
+    pub is_duplicate: bool,
     /// Their paths.
     pub images: Vec<String>,
     /// The ids that more than one of them has.
@@ -66,10 +68,11 @@ pub struct ComparedImage {
 /// The whole comparison.
 pub(super) fn write(h: &mut Html<'_>, all: &Clones) {
     let broken = all.images.iter().any(|image| !image.errors.is_empty());
-    let class = match (all.groups.is_empty(), broken) {
-        (false, _) => "verdict v-bad",
-        (true, true) => "verdict v-warn",
-        (true, false) => "verdict v-good",
+    let duplicates = all.groups.iter().any(|group| group.is_duplicate);
+    let class = match (duplicates, all.groups.is_empty(), broken) {
+        (true, ..) => "verdict v-bad",
+        (false, false, _) | (false, true, true) => "verdict v-warn",
+        (false, true, false) => "verdict v-good",
     };
     h.line(
         "div",

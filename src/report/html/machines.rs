@@ -127,7 +127,7 @@ fn generalized(h: &mut Html<'_>, found: &Generalization) {
     if found.evidence.is_empty() {
         return;
     }
-    h.class("table", "list", |h| {
+    h.class("table", "list even", |h| {
         header(h, &["Evidence", "Means", "Looked for in"]);
         h.el("tbody", |h| {
             for line in found.evidence.iter().take(MAX_ROWS) {
