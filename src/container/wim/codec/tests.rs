@@ -15,6 +15,7 @@ use super::{
     super::{
         format::res,
         read::{Chunks, File, Header},
+        split::Part,
     },
     Decoder, Encoder, Fault, Method,
 };
@@ -92,7 +93,13 @@ fn captured(source: &Path, name: &str, options: &[&str]) -> File {
     );
     let host: Device = Arc::new(Memory::new(std::fs::read(&image).unwrap()));
     let header = Header::read(host.as_ref()).unwrap();
-    File::open(&host, header, Vec::new()).unwrap()
+    let alone = Part {
+        header,
+        range: 0..host.len(),
+        file: 0,
+        name: String::new(),
+    };
+    File::open(&host, vec![alone]).unwrap()
 }
 
 /// The compressed resources of a file.
