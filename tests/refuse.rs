@@ -186,13 +186,14 @@ fn other_file_systems_are_refused_by_name() {
         poke(&File::options().write(true).open(&image).unwrap(), 3, oem);
         let ran = refused(&image, 3);
         assert!(ran.out.contains(name), "{}", ran.out);
-        let scan = declone(&["scan", arg(&image)]).exits(0);
+        // Nothing was looked into: that is not "nothing found".
+        let scan = declone(&["scan", arg(&image)]).exits(4);
         assert!(scan.out.contains(name), "{}", scan.out);
-        assert!(
-            !scan.out.contains("Clean"),
-            "nothing was looked into: {}",
-            scan.out
-        );
+        for word in ["Clean", "[x]", "Steps"] {
+            assert!(!scan.out.contains(word), "{word}: {}", scan.out);
+        }
+        declone(&["verify", arg(&image)]).exits(4);
+        declone(&["compare", arg(&image), arg(&image)]).exits(4);
     }
 }
 

@@ -47,7 +47,7 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, or nothing found; 1 found something (scan, verify); 2 wrong usage;
+Exit codes: 0 done, or nothing found; 1 found something (scan, verify, compare); 2 wrong usage;
 3 refused, unsafe state; 4 malformed or unsupported input; 5 I/O error; 6 interrupted, an
 in-place change waits for `declone recover` (a directory is done in part: run the same again);
 7 verification failed; 8 limit hit; 70 internal error. All but 0, 1 and 6 mean: the input is

@@ -93,6 +93,12 @@ pub(super) fn settle(report: &mut ImageReport, image: &Image, plan: &Plan) {
     for error in broken.chain(damaged) {
         add_error(report, error);
     }
+    // "Nothing found" would be read as "clean", by programs above all.
+    if !found && !looked && report.errors.is_empty() {
+        let what = "image: a volume that declone reads expected, found none";
+        let advice = "what is there stands under \"Not looked at\"; decrypt or capture it anew";
+        add_error(report, &Error::new(Kind::Unsupported, what).advise(advice));
+    }
 }
 
 /// A scan goes on past damage, but does not end as if there were none. A state in which only a

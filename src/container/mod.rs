@@ -509,7 +509,11 @@ fn by_name(name: &str) -> Result<&'static Format> {
         .iter()
         .find(|format| format.name == name)
         .ok_or_else(|| {
-            let known: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+            let known = FORMATS.iter();
+            let known: Vec<&str> = known
+                .filter(|format| !matches!(format.open, Open::Refuse(_)))
+                .map(|format| format.name)
+                .collect();
             Error::new(
                 Kind::Usage,
                 format!(
@@ -556,7 +560,7 @@ fn unknown(edges: &Edges) -> Error {
         start.join(" ")
     ))
     .at("image offset", "0x0")
-    .advise("if it is a raw disk whose first sectors are damaged, say --format raw")
+    .advise("a disk whose first sectors are damaged has to be repaired first, on a copy")
 }
 
 /// The first and the last bytes of a file: what probes look at.

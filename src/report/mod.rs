@@ -358,3 +358,11 @@ pub struct Document<'a> {
     /// One result an image.
     pub images: &'a [ImageReport],
 }
+
+/// A number with its noun, in the plural if need be.
+fn count(n: usize, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        n => format!("{n} {noun}s"),
+    }
+}

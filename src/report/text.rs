@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{ContainerFacts, Done, ImageFacts, ImageReport, VolumeFacts};
+use super::{ContainerFacts, Done, ImageFacts, ImageReport, VolumeFacts, count};
 use crate::{
     error::Kind,
     plan::{Finding, Subject},
@@ -59,7 +59,9 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
     }
     for error in &report.errors {
         let head = match error.kind {
-            Kind::Refused if report.verb == "scan" || report.verb == "verify" => {
+            Kind::Refused
+                if ["scan", "verify"].contains(&report.verb) && report.image.is_some() =>
+            {
                 "a clean would be refused"
             }
             Kind::Refused => "refused",
@@ -157,20 +159,34 @@ pub(super) fn verdict(report: &ImageReport) -> String {
         "clean" if report.verb == "clean" => {
             format!("Nothing to do: no rule matches{unread}.")
         }
+        "clean" if report.volumes.iter().all(|v| v.installations.is_empty()) => {
+            format!("Clean: no rule matches{unread}. No Windows installation was found.")
+        }
         "clean" => format!("Clean: no rule matches{unread}."),
         "unread" => "Nothing was looked into: there is no volume that declone reads.".to_owned(),
         "findings" if deletable == 0 => format!("Found: see above{unread}."),
-        "findings" => format!("Found: {deletable} items carry the machine's identity{unread}."),
+        "findings" => format!(
+            "Found: {} the machine's identity{unread}.",
+            match deletable {
+                1 => "1 item carries".to_owned(),
+                n => format!("{n} items carry"),
+            }
+        ),
         "planned" => format!(
-            "Planned: {deletable} items would be removed, and the staged result passed \
-             verification{left}{unread}. Nothing was written."
+            "Planned: {} would be removed, and the staged result passed verification{left}{unread}. \
+             Nothing was written.",
+            count(deletable, "item")
         ),
         "cleaned" if left.is_empty() => {
             format!(
-                "Cleaned: {deletable} items removed, and nothing of them is left where it was searched{unread}."
+                "Cleaned: {} removed, and nothing of them is left where it was searched{unread}.",
+                count(deletable, "item")
             )
         }
-        "cleaned" => format!("Cleaned: {deletable} items removed{left}{unread}."),
+        "cleaned" => format!(
+            "Cleaned: {} removed{left}{unread}.",
+            count(deletable, "item")
+        ),
         "refused" => "Refused: nothing was written.".to_owned(),
         "interrupted" if report.is_directory() => {
             "Interrupted: the directory is changed and not clean yet; run the same command again."
@@ -185,6 +201,7 @@ pub(super) fn verdict(report: &ImageReport) -> String {
         "whole" => "Nothing to recover: no journal lies there.".to_owned(),
         "recovered" => "Recovered: the interrupted change is finished.".to_owned(),
         "undone" => "Undone: every changed byte is what it was before the clean.".to_owned(),
+        _ if report.image.is_none() => "Failed: nothing was written.".to_owned(),
         _ => "Failed: the input is unchanged.".to_owned(),
     }
 }
@@ -245,6 +262,9 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
 }
 
 fn write_steps(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Result {
+    if report.image.is_none() || report.result == "unread" {
+        return Ok(());
+    }
     writeln!(
         out,
         "\nSteps of the articles ([x] nothing left to do, [ ] to do, [-] planned, [!] look yourself)"
@@ -254,10 +274,6 @@ fn write_steps(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::R
         "planned" => "[-]",
         _ => "[ ]",
     };
-    let failed = !report.errors.is_empty() && report.image.is_none();
-    if failed {
-        return writeln!(out, "  none: the image was not read");
-    }
     for (number, rule) in rules.iter().enumerate() {
         let found: Vec<&Finding> = report
             .findings
@@ -347,11 +363,14 @@ fn write_done(out: &mut String, done: &Done, directory: bool) -> fmt::Result {
         if removal.unit != "partition" {
             writeln!(
                 out,
-                "  {} {}: {} files removed ({} names)",
+                "  {} {}: {} removed ({})",
                 removal.unit,
                 removal.partition,
-                removal.paths.len(),
-                removal.index_entries
+                count(removal.paths.len(), "file"),
+                count(
+                    usize::try_from(removal.index_entries).unwrap_or(usize::MAX),
+                    "name"
+                )
             )?;
             continue;
         }
@@ -364,9 +383,9 @@ fn write_done(out: &mut String, done: &Done, directory: bool) -> fmt::Result {
         };
         writeln!(
             out,
-            "  partition {}: {} files removed ({entries}, {} clusters freed and zeroed)",
+            "  partition {}: {} removed ({entries}, {} clusters freed and zeroed)",
             removal.partition,
-            removal.paths.len(),
+            count(removal.paths.len(), "file"),
             removal.clusters
         )?;
     }

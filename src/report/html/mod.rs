@@ -13,7 +13,7 @@ use std::fmt::Display;
 
 use sha2::{Digest, Sha256};
 
-use super::{Document, ImageReport, redact::Redactor};
+use super::{Document, ImageReport, count, redact::Redactor};
 use crate::rules::Rule;
 
 mod clones;
@@ -192,14 +192,6 @@ fn card(h: &mut Html<'_>, title: &str, inside: impl FnOnce(&mut Html<'_>)) {
         h.el("h3", |h| h.text(title));
         inside(h);
     });
-}
-
-/// A number with its noun, in the plural if need be.
-fn count(n: usize, noun: &str) -> String {
-    match n {
-        1 => format!("1 {noun}"),
-        n => format!("{n} {noun}s"),
-    }
 }
 
 #[cfg(test)]

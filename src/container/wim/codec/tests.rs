@@ -1,7 +1,14 @@
 //! The codecs against wimlib's (DECLONE_WITNESS=1, as `tools/test` sets it), and against damage.
 //!
 //! `DECLONE_MUTATIONS=1000000 cargo test --release --lib -- codec::tests::damaged` is the long run.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 use std::{
     path::{Path, PathBuf},
