@@ -144,7 +144,7 @@ fn read_back(path: &Path, file: &File, written: &Change) -> Result<()> {
 }
 
 /// Refuses a name that is taken by anything but an undo file, before the work that would be lost. Of
-/// an undo file only [`write`] can tell whether it is the way back from this very change.
+/// an undo file only [`fn@write`] can tell whether it is the way back from this very change.
 pub fn check_new(path: &Path) -> Result<()> {
     match path.symlink_metadata().is_err() || read(path).is_ok() {
         true => Ok(()),
