@@ -1,6 +1,7 @@
 //! Runs the binary as a user would, and keeps scratch files in a directory of its own.
 
 use std::{
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -52,6 +53,53 @@ pub fn declone(args: &[&str]) -> Ran {
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
         took: started.elapsed(),
     }
+}
+
+/// As [`declone`], and the processor time that it took, which does not depend on what else runs.
+pub fn declone_cpu(args: &[&str]) -> (Ran, Duration) {
+    let started = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_declone"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let text = |mut from: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).expect("readable output");
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let out = text(Box::new(child.stdout.take().expect("a pipe")));
+    let err = text(Box::new(child.stderr.take().expect("a pipe")));
+    let (out, err) = (out.join().expect("text"), err.join().expect("text"));
+    // Ended, but not waited for yet: the kernel still knows its times.
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let pid = Pid::from_child(&child);
+    waitid(
+        WaitId::Pid(pid),
+        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+    )
+    .expect("a child");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("its times");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    // proc(5): fields 14 and 15, user and system time, in hundredths of a second.
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    let status = child.wait().expect("its end");
+    let ran = Ran {
+        code: status.code().unwrap_or(-1),
+        out,
+        err,
+        took: started.elapsed(),
+    };
+    (ran, Duration::from_millis(ticks * 10))
 }
 
 /// A directory that goes away with the test.
