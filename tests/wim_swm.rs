@@ -641,14 +641,9 @@ fn a_scan_of_a_set_says_what_it_is() {
 /// The parts of a set of wimlib, in order.
 fn set_of_wimlib(dir: &Path, stem: &str) -> Vec<PathBuf> {
     let mut paths = vec![dir.join(format!("{stem}.swm"))];
-    for number in 2.. {
-        let path = dir.join(format!("{stem}{number}.swm"));
-        if !path.exists() {
-            return paths;
-        }
-        paths.push(path);
-    }
-    unreachable!()
+    let numbered = (2..).map(|number: u32| dir.join(format!("{stem}{number}.swm")));
+    paths.extend(numbered.take_while(|path| path.exists()));
+    paths
 }
 
 fn reference(dir: &Path, stem: &str) -> String {
