@@ -6,6 +6,7 @@ fn main() -> ExitCode {
     // A second witness (nt-hive, ntfs) may panic on odd input; that is caught and reported as an
     // abstention, and must not print a backtrace in between.
     std::panic::set_hook(Box::new(|_| {}));
+    declone::device::give_memory_back();
     ExitCode::from(declone::cli::run(
         std::env::args_os(),
         &mut std::io::stdout(),

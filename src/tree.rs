@@ -298,6 +298,12 @@ pub trait FileTree: fmt::Debug + Send + Sync {
     /// Reads from the main data stream; decompresses. Bytes past the initialised size are zeros.
     fn read_at(&self, id: FileId, offset: FileOffset, buf: &mut [u8]) -> Result<()>;
 
+    /// Whether reading the main data stream from its begin to its end costs much less than reading its
+    /// pieces in another order, or at a time.
+    fn is_read_in_order(&self, _id: FileId) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Where the main data stream lies in the volume.
     fn extents(&self, id: FileId) -> Result<Vec<Extent>>;
 

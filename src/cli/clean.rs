@@ -23,7 +23,7 @@ use crate::{
     text::{WinPath, escape},
     tree::Disposition,
     verify::{
-        self, Expected, ExpectedHive, Verification, residue,
+        self, Expected, ExpectedHive, Readable, Verification, residue,
         search::{Hit, MAX_HITS, MAX_LISTED},
     },
 };
@@ -108,12 +108,19 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         facts.sha256 = Some(place::digest_of(&host, &bar)?);
     }
 
+    let before = verify::readable(&image);
+    let is_archive = image.writer.is_some();
+    let places = image.places.clone();
+    // What is staged is opened anew, and the memory of an archive's trees counts.
+    drop(image);
     let overlay = Arc::new(Overlay::new(base.clone()));
     let mut done = Done::default();
     let mut edited = false;
     if plan.has_edits() || args.prove {
         let mut clean = Clean {
-            image: &image,
+            base: &base,
+            before: &before,
+            is_archive,
             rules,
             plan: &plan,
             options: &options,
@@ -147,9 +154,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         .collect();
     crate::apply::guard::check(&patches, &ranges)?;
     let lens = lens(&base.parts(), &after);
-    if image.writer.is_none()
-        && let Some(file) = lens.iter().find(|file| file.old != file.new)
-    {
+    if !is_archive && let Some(file) = lens.iter().find(|file| file.old != file.new) {
         return Err(Error::internal(format!(
             "disk: a file of {} bytes expected, found {} after the edit",
             file.old, file.new
@@ -213,7 +218,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         }
     }
     for page in &mut done.patches {
-        page.disk_offset = image.places.disk_offset(page.at);
+        page.disk_offset = places.disk_offset(page.at);
     }
     report.done = Some(done);
     Ok(())
@@ -597,7 +602,10 @@ pub(super) fn refuse(
 }
 
 struct Clean<'a> {
-    image: &'a Image,
+    /// The image as it is.
+    base: &'a Device,
+    before: &'a [Readable],
+    is_archive: bool,
     rules: &'a [Rule],
     plan: &'a Plan,
     options: &'a Options,
@@ -615,7 +623,7 @@ impl Clean<'_> {
         done: &mut Done,
     ) -> Result<bool> {
         // An archive has nothing to settle, and may list many files.
-        if self.image.writer.is_none() {
+        if !self.is_archive {
             image::open(overlay.clone(), self.options)?
                 .places
                 .settle()?;
@@ -664,7 +672,7 @@ impl Clean<'_> {
         drop(target);
         // Opened anew: a reader that cached what it had written would prove nothing.
         let target = image::open(overlay.clone(), self.options)?;
-        fail_on(&verify::volumes(&target, self.image))?;
+        fail_on(&verify::volumes(&target, self.before))?;
         let mut seen = self.look(&target, overlay, &expected, prove)?;
         let gone = wipe(&target, &mut seen, done)?;
         let mut edited = scrubbed;
@@ -674,11 +682,11 @@ impl Clean<'_> {
         }
         drop(target);
         let target = image::open(overlay.clone(), self.options)?;
-        fail_on(&verify::volumes(&target, self.image))?;
+        fail_on(&verify::volumes(&target, self.before))?;
         let tokens = &self.plan.tokens;
         let (problems, witnesses) = verify::structure(
             &target,
-            self.image,
+            &|| image::open(self.base.clone(), self.options),
             tokens,
             &expected,
             &gone,

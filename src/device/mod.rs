@@ -27,6 +27,7 @@ pub use neighbours::Neighbours;
 pub use overlay::{Overlay, PAGE_LEN, Page, Patch};
 pub use set::{HostSet, Leases, PartOf};
 pub use slice::Slice;
+pub use sys::give_memory_back;
 
 /// A shared device.
 pub type Device = Arc<dyn BlockDevice>;

@@ -1,7 +1,8 @@
 //! The few calls of the host that no safe crate offers: leases, locks of byte ranges that belong
-//! to the open file, and what lies behind a loop device. One call each, nothing decided here.
+//! to the open file, what lies behind a loop device, and what the allocator keeps. One call each, nothing
+//! decided here.
 //!
-//! Facts: `F_GETLEASE(2const)`, `F_OFD_SETLK(2const)`, `loop(4)`.
+//! Facts: `F_GETLEASE(2const)`, `F_OFD_SETLK(2const)`, `loop(4)`, `mallopt(3)`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -67,6 +68,19 @@ const _: () = assert!(size_of::<LoopInfo64>() == 232);
 
 const LOOP_GET_STATUS64: u32 = 0x4c05;
 const LO_FLAGS_READ_ONLY: u32 = 1;
+
+/// Allocations above this are given back to the system as soon as they are freed.
+const GIVEN_BACK: libc::c_int = 8 << 20;
+
+/// The allocator of glibc would keep what is freed in its heap: up to 64 MiB at its end, and allocations of up
+/// to 32 MiB in it, once such ones were freed.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: both options take a number of bytes, and nothing else depends on them.
+        unsafe { libc::mallopt(option, GIVEN_BACK) };
+    }
+}
 
 fn done(returned: libc::c_int) -> Result<libc::c_int> {
     if returned < 0 {

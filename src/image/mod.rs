@@ -517,7 +517,10 @@ pub fn read_whole(tree: &dyn FileTree, entry: &FileEntry) -> Result<Vec<u8>> {
     // Zeroed by the kernel page by page, not twice.
     let mut bytes = vec![0; len];
     // Copying out of the page cache is what a large hive costs; there are two cores.
-    let half = if len >= PARALLEL_LEN { len / 2 } else { 0 };
+    let half = match len >= PARALLEL_LEN && !tree.is_read_in_order(entry.id)? {
+        true => len / 2,
+        false => 0,
+    };
     let (front, back) = bytes.split_at_mut(half);
     let (first, second) = std::thread::scope(|scope| {
         let other = scope.spawn(|| match front.is_empty() {

@@ -187,6 +187,7 @@ fn read_hive(
     }
     part.findings.extend(findings);
     let first = !edits.is_empty() && part.hives.iter().all(|other| other.edits.is_empty());
+    let first = first || gathered.keep == Some((volume.partition, file.entry.id));
     Ok(Some(HivePlan {
         entry: file.entry.clone(),
         role: role.to_owned(),

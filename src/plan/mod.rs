@@ -130,6 +130,8 @@ pub struct NotScanned {
 struct Gathered {
     tokens: Vec<Token>,
     containers: Vec<Container>,
+    /// The hive whose bytes are kept in any case.
+    keep: Option<(u32, FileId)>,
 }
 
 /// A container with the private key of a certificate.
@@ -199,18 +201,23 @@ pub type Search<'a> = &'a mut dyn FnMut(&Volume, MetadataChunk<'_>);
 
 /// Looks at every volume with every rule.
 pub fn make(image: &Image, rules: &[Rule], progress: Progress<'_>) -> Result<Plan> {
-    make_with(image, rules, progress, &mut |_, _| {})
+    make_with(image, rules, progress, &mut |_, _| {}, None)
 }
 
-/// As [`make`], and shows every file record to `search` in the same pass.
+/// As [`make`], and shows every file record to `search` in the same pass. The bytes of the hive `keep`
+/// (partition, file) are kept, although nothing of it goes.
 pub fn make_with(
     image: &Image,
     rules: &[Rule],
     progress: Progress<'_>,
     search: Search<'_>,
+    keep: Option<(u32, FileId)>,
 ) -> Result<Plan> {
     let mut plan = Plan::default();
-    let mut gathered = Gathered::default();
+    let mut gathered = Gathered {
+        keep,
+        ..Gathered::default()
+    };
     let mut later = Vec::new();
     for volume in &image.volumes {
         let (part, rest) = plan_volume(volume, rules, &mut gathered, progress, search)
@@ -218,7 +225,9 @@ pub fn make_with(
         plan.volumes.push(part);
         later.push(rest);
     }
-    let Gathered { tokens, containers } = gathered;
+    let Gathered {
+        tokens, containers, ..
+    } = gathered;
     plan.tokens = tokens;
     // A certificate of one volume may belong to a key of another.
     for ((volume, part), rest) in image.volumes.iter().zip(&mut plan.volumes).zip(&later) {

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     hive::{self, HiveEdit},
     image::{Content, Image, Volume},
-    plan::{self, Progress, tokens::Token},
+    plan::{self, HiveBytes, Plan, Progress, VolumePlan, tokens::Token},
     rules::Rule,
     text::WinPath,
     tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk},
@@ -96,15 +96,19 @@ pub fn staged(
     // decoded by both already: there one after the other, with one hive in memory at a time.
     let (looked, hives) = std::thread::scope(|scope| {
         if image.writer.is_some() {
-            let hives = verify_hives(image, expected, &searcher);
-            let looked = look(image, rules, &searcher, expected, touched, progress);
+            let keep = first_hive(image, expected);
+            let looked = look(image, rules, &searcher, expected, touched, progress, keep);
+            let hives = match &looked {
+                Ok((_, plan)) => verify_hives(image, expected, &searcher, Some(plan)),
+                Err(_) => Ok(HiveResult::default()),
+            };
             return (looked, Ok(hives));
         }
-        let hives = scope.spawn(|| verify_hives(image, expected, &searcher));
-        let looked = look(image, rules, &searcher, expected, touched, progress);
+        let hives = scope.spawn(|| verify_hives(image, expected, &searcher, None));
+        let looked = look(image, rules, &searcher, expected, touched, progress, None);
         (looked, hives.join())
     });
-    let mut out = looked?;
+    let (mut out, _) = looked?;
     let hives = hives.map_err(|_| Error::internal("verify: hive thread died"))??;
     out.problems.extend(hives.problems);
     out.witnesses.extend(hives.witnesses);
@@ -119,6 +123,14 @@ pub fn staged(
     Ok(out)
 }
 
+/// The first hive that was edited: partition, file.
+fn first_hive(image: &Image, expected: &[Expected]) -> Option<(u32, FileId)> {
+    let mut with = image.volumes.iter().zip(expected);
+    with.find_map(|(volume, want)| Some((volume.partition, want.hives.first()?.entry.id)))
+}
+
+/// What is found, and the plan of what would be done: nothing, if all is well. It has the bytes of the
+/// hive `keep`.
 fn look(
     image: &Image,
     rules: &[Rule],
@@ -126,13 +138,15 @@ fn look(
     expected: &[Expected],
     touched: &[Range<u64>],
     progress: Progress<'_>,
-) -> Result<Verification> {
+    keep: Option<(u32, FileId)>,
+) -> Result<(Verification, Plan)> {
     let mut out = Verification::default();
     let mut records = RecordHits::default();
     let mut likely: Vec<Vec<FileId>> = expected.iter().map(|want| want.touched.clone()).collect();
-    let plan = plan::make_with(image, rules, progress, &mut |volume, chunk| {
+    let mut search = |volume: &Volume, chunk: MetadataChunk<'_>| {
         search_chunk(searcher, volume, chunk, &mut records);
-    })?;
+    };
+    let plan = plan::make_with(image, rules, progress, &mut search, keep)?;
     for finding in plan
         .findings()
         .filter(|f| f.action == crate::rules::Action::Delete)
@@ -194,17 +208,38 @@ fn look(
     }
     let tokens = searcher.tokens();
     out.residues = residue::place_hits(image, &out.hits, tokens, tokens.len(), &likely)?;
-    Ok(out)
+    Ok((out, plan))
+}
+
+/// A volume of an image, and whether it could be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Readable {
+    unit: &'static str,
+    partition: u32,
+    yes: bool,
+}
+
+/// Which volumes of an image can be read.
+#[must_use]
+pub fn readable(image: &Image) -> Vec<Readable> {
+    let volumes = image.volumes.iter();
+    volumes
+        .map(|volume| Readable {
+            unit: volume.unit,
+            partition: volume.partition,
+            yes: volume.tree().is_some(),
+        })
+        .collect()
 }
 
 /// Every volume that could be read `before` can be read again: one that cannot has nothing left to
 /// object to.
 #[must_use]
-pub fn volumes(image: &Image, before: &Image) -> Vec<String> {
+pub fn volumes(image: &Image, before: &[Readable]) -> Vec<String> {
     let mut problems = Vec::new();
-    for (index, old) in before.volumes.iter().enumerate() {
+    for (index, old) in before.iter().enumerate() {
         let new = image.volumes.get(index);
-        if old.tree().is_none() || new.is_some_and(|new| new.tree().is_some()) {
+        if !old.yes || new.is_some_and(|new| new.tree().is_some()) {
             continue;
         }
         let why = match new.map(|new| &new.content) {
@@ -240,10 +275,11 @@ fn check_listing(volume: &Volume, is: &Listing, want: &Listing, problems: &mut V
 
 /// Verifies every structure that was touched, calls the second witness of the volume, and makes
 /// sure that wiped hits stay gone. `gone` and `touched` are image offsets. Damage that was there
-/// `before`, in a neighbour of what was touched, is not held against the clean.
+/// `before`, in a neighbour of what was touched, is not held against the clean: the image as it was is
+/// opened when something is wrong.
 pub fn structure(
     image: &Image,
-    before: &Image,
+    before: &dyn Fn() -> Result<Image>,
     tokens: &[Token],
     expected: &[Expected],
     gone: &HashSet<Hit>,
@@ -257,9 +293,12 @@ pub fn structure(
             continue;
         };
         let found = tree.check_touched(&inside)?;
-        let old = match before.volumes.get(index).and_then(Volume::tree) {
-            Some(tree) if !found.is_empty() => tree.check_touched(&inside)?,
-            _ => Vec::new(),
+        let old = match found.is_empty() {
+            true => Vec::new(),
+            false => match before()?.volumes.get(index).and_then(Volume::tree) {
+                Some(tree) => tree.check_touched(&inside)?,
+                None => Vec::new(),
+            },
         };
         for problem in found.iter().filter(|problem| !old.contains(problem)) {
             problems.push(format!("{} {}: {problem}", volume.unit, volume.partition));
@@ -334,13 +373,33 @@ struct HiveResult {
     residues: Vec<Residue>,
 }
 
-fn verify_hives(image: &Image, expected: &[Expected], searcher: &Searcher) -> Result<HiveResult> {
+/// The bytes that a plan kept of a clean hive.
+fn kept_bytes(plan: &VolumePlan, entry: &FileEntry) -> Option<Vec<u8>> {
+    let mut hives = plan.hives.iter();
+    let hive = hives.find(|hive| hive.entry.id == entry.id)?;
+    match hive.bytes.lock().ok()?.take()? {
+        HiveBytes::Clean(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// `plan` is what was just made of the image.
+fn verify_hives(
+    image: &Image,
+    expected: &[Expected],
+    searcher: &Searcher,
+    plan: Option<&Plan>,
+) -> Result<HiveResult> {
     let mut out = HiveResult::default();
-    for (volume, want) in image.volumes.iter().zip(expected) {
+    for (index, (volume, want)) in image.volumes.iter().zip(expected).enumerate() {
         let Some(tree) = volume.tree() else { continue };
+        let part = plan.and_then(|plan| plan.volumes.get(index));
         for wanted in &want.hives {
             let path = wanted.entry.path();
-            let bytes = crate::image::read_whole(tree, &wanted.entry)?;
+            let bytes = match part.and_then(|part| kept_bytes(part, &wanted.entry)) {
+                Some(bytes) => bytes,
+                None => crate::image::read_whole(tree, &wanted.entry)?,
+            };
             match hive::check(&bytes) {
                 Err(error) => out.problems.push(format!("{path}: {error}")),
                 Ok(checked) => {

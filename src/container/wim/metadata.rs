@@ -116,7 +116,8 @@ fn read_dentry(bytes: &[u8], at: u64, parent: usize) -> Result<Option<Dentry>> {
         let short = Name(one.units(short_at, short_len / 2)?);
         let main: Hash = one.array(dentry::HASH)?;
         let count = one.u16(dentry::STREAMS)?;
-        let mut streams = Vec::new();
+        // Most have just that.
+        let mut streams = Vec::with_capacity(1);
         let mut unnamed = Vec::new();
         let mut next = aligned(at.saturating_add(length));
         if main != format::NO_HASH || count == 0 {
@@ -238,6 +239,8 @@ impl Metadata {
             lists.push((start, directory, children));
         }
         lists.sort_unstable_by_key(|(start, _, _)| *start);
+        // There are many, and they stay.
+        dentries.shrink_to_fit();
         Ok(Self {
             bytes,
             security_len,

@@ -424,6 +424,7 @@ impl File {
             let read = file.read_table(table, number, &range, &mut run);
             read.map_err(|error| file.climb(index, error))?;
         }
+        file.blobs.shrink_to_fit();
         file.check_overlaps()?;
         file.check_solid_overlaps()?;
         Ok(file)
@@ -1018,10 +1019,33 @@ impl File {
         Ok(out)
     }
 
-    /// Lets the memory go that the last large chunk takes.
-    pub(super) fn forget(&self) -> Result<()> {
-        *LARGE.lock().map_err(|_| poisoned())? = None;
-        Ok(())
+    /// The number of the chunk that is kept, if it is one of these.
+    pub(super) fn kept_chunk(&self, chunks: &Chunks) -> Result<Option<usize>> {
+        let kept = LARGE.lock().map_err(|_| poisoned())?;
+        let own = kept.as_ref().filter(|(id, _, _)| *id == self.id);
+        Ok(own.and_then(|(_, at, _)| {
+            let starts = chunks.bounds.get(..chunks.count())?;
+            starts.binary_search(at).ok()
+        }))
+    }
+
+    /// As [`Self::chunk`]; what is kept of the last large one goes out or away.
+    pub(super) fn take_chunk(&self, chunks: &Chunks, index: usize) -> Result<Vec<u8>> {
+        let place = chunks.place(index)?.start;
+        let kept = LARGE.lock().map_err(|_| poisoned())?.take();
+        match kept {
+            Some((id, at, bytes)) if (id, at) == (self.id, place) => Ok(bytes),
+            other => {
+                drop(other);
+                self.chunk(chunks, index)
+            }
+        }
+    }
+
+    /// Whether contents are best read from their begin to their end: each of their chunks takes long.
+    pub(super) fn is_read_in_order(&self, index: usize) -> Result<bool> {
+        let (chunks, _) = self.place_of(index)?;
+        Ok(u64::from(chunks.chunk_size) >= LARGE_CHUNK)
     }
 
     fn with_kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> Result<T> {
@@ -1108,6 +1132,7 @@ impl File {
                 out.extend(self.chunk(&chunks, index)?);
             }
         }
+        out.shrink_to_fit();
         Ok(out)
     }
 }

@@ -340,6 +340,14 @@ impl FileTree for ImageTree {
         }
     }
 
+    fn is_read_in_order(&self, id: FileId) -> Result<bool> {
+        let (_, one) = self.first(id)?;
+        match self.data(one)? {
+            Some((blob, _)) => self.wim.file.is_read_in_order(blob),
+            None => Ok(false),
+        }
+    }
+
     fn extents(&self, id: FileId) -> Result<Vec<Extent>> {
         let (_, one) = self.first(id)?;
         let Some((index, len)) = self.data(one)? else {

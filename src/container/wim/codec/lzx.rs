@@ -244,7 +244,7 @@ impl Decoder {
                 recent[0]
             };
             matches::copy(out, at, offset as usize, len as usize)?;
-            watch.copied(at, len as usize, offset, None);
+            watch.copied(at, len as usize, offset);
             at += len as usize;
         }
         Ok(())

@@ -76,13 +76,11 @@ pub(super) struct Step {
     pub(super) offset: u32,
     /// Which recent offset it repeats.
     pub(super) repeat: Option<u8>,
-    /// Of a delta match (LZMS): log2 of the span; `offset` is in spans then.
-    pub(super) power: Option<u8>,
 }
 
 /// Told by a decoder what it does.
 pub(super) trait Watch {
-    fn copied(&mut self, _at: usize, _len: usize, _offset: u32, _power: Option<u8>) {}
+    fn copied(&mut self, _at: usize, _len: usize, _offset: u32) {}
     /// A block begins.
     fn block(&mut self, _at: usize) {}
 }
@@ -101,16 +99,14 @@ struct Copied {
     at: usize,
     end: usize,
     offset: u32,
-    power: Option<u8>,
 }
 
 impl Watch for Parse {
-    fn copied(&mut self, at: usize, len: usize, offset: u32, power: Option<u8>) {
+    fn copied(&mut self, at: usize, len: usize, offset: u32) {
         self.items.push(Copied {
             at,
             end: at + len,
             offset,
-            power,
         });
     }
     fn block(&mut self, at: usize) {
@@ -123,26 +119,10 @@ impl Copied {
     fn holds(&self, data: &[u8], at: usize, farthest: u32) -> usize {
         let left = self.end - at;
         let offset = self.offset as usize;
-        let Some(power) = self.power else {
-            return if self.offset <= farthest && offset <= at {
-                agree(data, at - offset, at, left)
-            } else {
-                0
-            };
-        };
-        let span = 1usize << power;
-        let distance = offset << power;
-        if distance + span > at {
-            return 0;
+        match self.offset <= farthest && offset <= at {
+            true => agree(data, at - offset, at, left),
+            false => 0,
         }
-        let made = |here: usize| {
-            data[here - distance]
-                .wrapping_add(data[here - span])
-                .wrapping_sub(data[here - distance - span])
-        };
-        (at..self.end)
-            .take_while(|&here| data[here] == made(here))
-            .count()
     }
 }
 
@@ -197,9 +177,9 @@ impl Default for Found {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Choice {
-    len: u32,
-    offset: u32,
+pub(super) struct Choice {
+    pub(super) len: u32,
+    pub(super) offset: u32,
     repeat: Option<u8>,
     gain: i64,
 }
@@ -266,7 +246,7 @@ impl Finder {
     }
 
     /// A match at `at`, positions before it entered as far as they ever are.
-    fn near<R: Recent>(
+    pub(super) fn near<R: Recent>(
         &mut self,
         data: &[u8],
         at: usize,
@@ -286,7 +266,7 @@ impl Finder {
         }
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.heads.fill(NONE);
         self.lists.fill([NONE; WAYS]);
         self.heads3.fill(NONE);
@@ -446,7 +426,6 @@ impl Finder {
                 len: choice.len,
                 offset: choice.offset,
                 repeat: choice.repeat,
-                power: None,
             };
             sink(start, step);
             recent.take(at, end, choice.repeat, choice.offset);
@@ -479,8 +458,19 @@ impl Finder {
         sink: impl FnMut(usize, Step),
     ) {
         let changed = differences(was, data);
-        let mut patcher = Patcher::new(self, data, &changed, rules, shortest, recent, sink);
-        patcher.borders = &old.borders;
+        self.reset();
+        let mut patcher = Patcher {
+            finder: self,
+            data,
+            changed: &changed,
+            borders: &old.borders,
+            rules,
+            shortest,
+            recent,
+            sink,
+            start: 0,
+            at: 0,
+        };
         for item in &old.items {
             patcher.item(item);
         }
@@ -509,9 +499,8 @@ pub(super) fn differences(was: &[u8], data: &[u8]) -> Vec<Range<usize>> {
 /// Differences are told in pieces of this length.
 const CLOSE: usize = 16;
 
-/// Takes the matches of a chunk one after the other as a decoder meets them, and makes the steps of a chunk that
-/// differs from it in few bytes: none of them is kept longer than it takes.
-pub(super) struct Patcher<'a, R, S> {
+/// Takes the matches of a chunk one after the other, and makes the steps of a chunk that differs from it in few bytes.
+struct Patcher<'a, R, S> {
     finder: &'a mut Finder,
     data: &'a [u8],
     changed: &'a [Range<usize>],
@@ -526,38 +515,14 @@ pub(super) struct Patcher<'a, R, S> {
     at: usize,
 }
 
-impl<'a, R: Recent, S: FnMut(usize, Step)> Patcher<'a, R, S> {
-    pub(super) fn new(
-        finder: &'a mut Finder,
-        data: &'a [u8],
-        changed: &'a [Range<usize>],
-        rules: &'a Rules,
-        shortest: u32,
-        recent: &'a mut R,
-        sink: S,
-    ) -> Self {
-        finder.reset();
-        Patcher {
-            finder,
-            data,
-            changed,
-            borders: &[],
-            rules,
-            shortest,
-            recent,
-            sink,
-            start: 0,
-            at: 0,
-        }
-    }
-
+impl<R: Recent, S: FnMut(usize, Step)> Patcher<'_, R, S> {
     fn item(&mut self, item: &Copied) {
         self.run(item.at, None);
         self.run(item.end, Some(item));
     }
 
     /// Steps for what is behind the last match.
-    pub(super) fn finish(&mut self) {
+    fn finish(&mut self) {
         self.run(self.data.len(), None);
     }
 
@@ -579,7 +544,6 @@ impl<'a, R: Recent, S: FnMut(usize, Step)> Patcher<'a, R, S> {
                         true => Step {
                             len,
                             offset: item.offset,
-                            power: item.power,
                             ..Step::default()
                         },
                         false => Step::default(),
@@ -607,13 +571,11 @@ impl<'a, R: Recent, S: FnMut(usize, Step)> Patcher<'a, R, S> {
             if step.len > 0 {
                 end = at + step.len as usize;
                 step.literals = (at - self.start) as u32;
-                if step.power.is_none() {
-                    step.repeat = (0u8..)
-                        .zip(self.recent.offered(at))
-                        .find(|&(_, offset)| offset == step.offset)
-                        .map(|(which, _)| which);
-                    self.recent.take(at, end, step.repeat, step.offset);
-                }
+                step.repeat = (0u8..)
+                    .zip(self.recent.offered(at))
+                    .find(|&(_, offset)| offset == step.offset)
+                    .map(|(which, _)| which);
+                self.recent.take(at, end, step.repeat, step.offset);
                 (self.sink)(self.start, step);
                 self.start = end;
             } else if end == border {
@@ -630,17 +592,6 @@ impl<'a, R: Recent, S: FnMut(usize, Step)> Patcher<'a, R, S> {
             self.finder.pass(data, end - 1);
             self.at = end;
         }
-    }
-}
-
-impl<R: Recent, S: FnMut(usize, Step)> Watch for Patcher<'_, R, S> {
-    fn copied(&mut self, at: usize, len: usize, offset: u32, power: Option<u8>) {
-        self.item(&Copied {
-            at,
-            end: at + len,
-            offset,
-            power,
-        });
     }
 }
 

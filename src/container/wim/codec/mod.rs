@@ -172,9 +172,15 @@ impl Encoder {
 
     /// Encodes contents that differ in few bytes from what `old` decodes to, with the matches of `old` where they
     /// still hold: hardly ever longer than `old`. If it is, the smaller of this and [`Self::encode`]. `None` as there.
+    /// `was` is what `old` decodes to, if that is at hand: it spares LZMS a decoding.
     ///
     /// LZMS makes it just as long as `old` if it can. A fault: `old` is damaged.
-    pub(super) fn encode_like(&mut self, old: &[u8], input: Vec<u8>) -> Option<Vec<u8>> {
+    pub(super) fn encode_like(
+        &mut self,
+        old: &[u8],
+        was: Option<Vec<u8>>,
+        input: Vec<u8>,
+    ) -> Option<Vec<u8>> {
         if input.is_empty()
             || u32::try_from(input.len()).map_or(true, |size| size > self.chunk_size)
         {
@@ -186,7 +192,7 @@ impl Encoder {
         let alike = match &mut self.inner {
             Writing::Xpress(encoder) => encoder.encode_like(old, &input),
             Writing::Lzx(encoder) => encoder.encode_like(old, &input),
-            Writing::Lzms(encoder) => encoder.encode_like(old, input, old.len()),
+            Writing::Lzms(encoder) => encoder.encode_like(old, was, input),
         }
         .filter(|packed| packed.len() < len);
         if alike

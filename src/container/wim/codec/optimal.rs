@@ -321,7 +321,6 @@ impl<R: Recent + Copy> Chooser<R> {
                 len,
                 offset,
                 repeat,
-                power: None,
             });
             recent.take(0, 0, repeat, offset);
             literals = 0;

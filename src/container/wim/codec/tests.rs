@@ -198,7 +198,7 @@ fn every_chunk_that_wimlib_made_comes_round() {
                 let end = other.len().min(at + 90);
                 other[at..end].fill(0);
                 for new in [&plain, &other] {
-                    if let Some(alike) = encoder.encode_like(&packed, new.clone()) {
+                    if let Some(alike) = encoder.encode_like(&packed, None, new.clone()) {
                         let back = decoded(&mut decoder, &alike, new.len());
                         assert!(back.as_ref() == Ok(new), "{options:?}: encoded alike");
                     }
@@ -207,6 +207,75 @@ fn every_chunk_that_wimlib_made_comes_round() {
         }
         assert!(count > 0, "{options:?}: a compressed chunk expected");
     }
+}
+
+/// A large chunk that loses a few unique strings, as a clean makes it: mostly it stays as long.
+fn assert_hardly_longer(packed: &[u8], plain: &[u8], size: u32, draw: &mut Draw) {
+    let most = packed.len() / 5000;
+    let mut encoder = Encoder::new(Method::Lzms, size).unwrap();
+    let mut decoder = Decoder::new(Method::Lzms, size).unwrap();
+    for count in [0, 1, 6] {
+        let mut new = plain.to_vec();
+        for _ in 0..count {
+            let at = draw.below(plain.len() / STRINGS) * STRINGS;
+            new[at..at + STRING].fill(0);
+        }
+        for was in [None, Some(plain.to_vec())] {
+            let alike = encoder.encode_like(packed, was, new.clone()).unwrap();
+            let back = decoded(&mut decoder, &alike, new.len());
+            assert!(back.as_ref() == Ok(&new), "{count} strings less");
+            let longer = alike.len().saturating_sub(packed.len());
+            assert!(
+                longer <= most * count.min(1),
+                "{count} strings less: {longer}"
+            );
+            assert!(alike.len() >= packed.len(), "{count} strings less");
+        }
+    }
+}
+
+/// Bytes from one unique string to the next, and its length.
+const STRINGS: usize = 50_000;
+const STRING: usize = 76;
+
+/// As [`contents`], with unique strings.
+fn contents_with_strings(len: usize, draw: &mut Draw) -> Vec<u8> {
+    let mut out = contents(len, draw);
+    for at in (0..len - STRING).step_by(STRINGS) {
+        for place in out[at..at + STRING].chunks_exact_mut(2) {
+            place.copy_from_slice(&[b"0123456789ABCDEF"[draw.below(16)], 0]);
+        }
+    }
+    out
+}
+
+#[test]
+fn a_large_chunk_that_holds_less_becomes_hardly_longer() {
+    let mut draw = Draw(11);
+    let plain = contents_with_strings(5 << 20, &mut draw);
+    let size = 8 << 20;
+    let packed = Encoder::new(Method::Lzms, size).unwrap().encode(&plain);
+    assert_hardly_longer(&packed.unwrap(), &plain, size, &mut draw);
+}
+
+#[test]
+fn a_large_chunk_of_wimlib_that_holds_less_becomes_hardly_longer() {
+    if !called("a_large_chunk_of_wimlib_that_holds_less_becomes_hardly_longer") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut draw = Draw(13);
+    let plain = contents_with_strings(6 << 20, &mut draw);
+    std::fs::write(dir.path().join("a"), &plain).unwrap();
+    let options = ["--solid", "--solid-chunk-size=8M"];
+    let file = captured(dir.path(), "a.esd", &options);
+    let chunks = compressed(&file).pop().unwrap();
+    let all = packed(&file, &chunks);
+    let [(packed, whole)] = &all[..] else {
+        panic!("one chunk expected, found {}", all.len());
+    };
+    assert!(*whole == plain);
+    assert_hardly_longer(packed, whole, chunks.chunk_size, &mut draw);
 }
 
 /// Real hives: theirs is what has to stay short.

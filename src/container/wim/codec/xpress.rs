@@ -80,7 +80,7 @@ impl Decoder {
             let offset = (1 << log) + bits.take(log);
             let len = (len + SHORTEST) as usize;
             matches::copy(out, at, offset as usize, len)?;
-            watch.copied(at, len, offset, None);
+            watch.copied(at, len, offset);
             at += len;
         }
         Ok(())

@@ -417,6 +417,7 @@ pub(super) fn write(
         dirty.push(one.to..one.to.saturating_add(one.recoded.size));
     }
     for one in recoded {
+        dirty.extend(one.written.iter().cloned());
         let moved = moves.iter().find(|other| other.recoded.blob == one.blob);
         for (at, bytes) in one.writes(moved.map_or(one.old.offset, |moved| moved.to))? {
             file.host.write_at(at, &bytes)?;

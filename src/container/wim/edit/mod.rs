@@ -112,7 +112,7 @@ impl Packer {
                 Some(made.map_err(|fault| Error::internal(format!("WIM codec: {fault}")))?);
         }
         Ok(self.encoder.as_mut().and_then(|encoder| match like {
-            Some(old) => encoder.encode_like(old, plain.to_vec()),
+            Some(old) => encoder.encode_like(old, None, plain.to_vec()),
             None => encoder.encode(plain),
         }))
     }

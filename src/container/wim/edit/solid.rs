@@ -38,7 +38,7 @@ impl Inside {
     }
 }
 
-/// A solid resource with new chunks.
+/// A solid resource with new chunks. Those as long as the old ones are written already.
 pub(super) struct Recoded {
     /// Its index in the blob table.
     pub(super) blob: usize,
@@ -48,7 +48,10 @@ pub(super) struct Recoded {
     pub(super) size: u64,
     /// Where its chunks are.
     bounds: Vec<u64>,
+    /// Chunks that are longer or shorter than the old ones.
     new: BTreeMap<usize, Vec<u8>>,
+    /// Where others were written, in the places of the old ones.
+    pub(super) written: Vec<Range<u64>>,
 }
 
 /// Bytes before the first chunk.
@@ -74,10 +77,7 @@ impl Recoded {
 
     /// Whether chunks lie elsewhere afterwards.
     pub(super) fn is_moved(&self) -> bool {
-        self.new.iter().any(|(index, new)| {
-            let old = self.old_chunk(*index);
-            wide(new.len()) != old.end.saturating_sub(old.start)
-        })
+        !self.new.is_empty()
     }
 
     /// What of it stays, and where that goes when the resource goes to `to`.
@@ -178,12 +178,11 @@ pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
         for range in free.iter().chain(changes.iter().map(|one| &one.range)) {
             which.extend(numbers(chunks, range));
         }
-        let contents = |index: usize| -> Result<(Vec<u8>, bool)> {
-            let mut plain = file.chunk(chunks, index)?;
+        let change = |index: usize, plain: &mut [u8]| -> Result<bool> {
             let chunk = chunks.contents(index);
             let mut changed = false;
             for range in &free {
-                if let Some((_, part)) = part(&chunk, range, &mut plain)?
+                if let Some((_, part)) = part(&chunk, range, plain)?
                     && !all_zero(part)
                 {
                     part.fill(0);
@@ -192,20 +191,28 @@ pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
             }
             for one in &changes {
                 if let (Some((at, part)), Some(change)) =
-                    (part(&chunk, &one.range, &mut plain)?, &one.change)
+                    (part(&chunk, &one.range, plain)?, &one.change)
                 {
                     changed |= change.apply(at, part)?;
                 }
             }
-            Ok((plain, changed))
+            Ok(changed)
         };
-        file.forget()?;
+        let mut which: Vec<usize> = which
+            .into_iter()
+            .map(|index| narrow(index, "WIM chunk"))
+            .collect::<Result<_>>()?;
+        // The one that is decoded already comes first: none is twice.
+        if let Some(kept) = file.kept_chunk(chunks)? {
+            which.sort_by_key(|index| *index != kept);
+        }
         let mut new = BTreeMap::new();
+        let mut written = Vec::new();
         let mut encoder = None;
         for index in which {
-            let index = narrow(index, "WIM chunk")?;
-            let (plain, changed) = contents(index)?;
-            if !changed {
+            let was = file.take_chunk(chunks, index)?;
+            let mut plain = was.clone();
+            if !change(index, &mut plain)? {
                 continue;
             }
             let old = packed_chunk(file, chunks, index)?;
@@ -221,16 +228,27 @@ pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
                             none.insert(made)
                         }
                     };
-                    match encoder.encode_like(&old, plain) {
+                    match encoder.encode_like(&old, Some(was), plain) {
                         Some(packed) => packed,
-                        None => contents(index)?.0,
+                        None => {
+                            let mut plain = file.chunk(chunks, index)?;
+                            change(index, &mut plain)?;
+                            plain
+                        }
                     }
                 }
                 _ => plain,
             };
-            new.insert(index, bytes);
+            let place = chunks.place(index)?;
+            if wide(bytes.len()) == place.end.saturating_sub(place.start) {
+                // Not kept until all are made: they are large.
+                file.host.write_at(place.start, &bytes)?;
+                written.push(place);
+            } else {
+                new.insert(index, bytes);
+            }
         }
-        if new.is_empty() {
+        if new.is_empty() && written.is_empty() {
             continue;
         }
         let old = file.blobs.get(solid.blob).map(|blob| blob.resource);
@@ -240,6 +258,7 @@ pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
             size: 0,
             bounds: chunks.bounds.clone(),
             new,
+            written,
         };
         one.size = (0..one.count())
             .map(|index| one.chunk_len(index))
