@@ -319,6 +319,12 @@ pub trait FileTree: fmt::Debug + Send + Sync {
     /// Who owns each of these bytes; one pass for all, or none if the `likely` files own them all.
     fn owners(&self, offsets: &[VolumeOffset], likely: &[FileId]) -> Result<Vec<Owner>>;
 
+    /// Told all of the main data stream by one who has it: as it was read, or as it is after what was
+    /// written. A tree for which reading it is dear need not do that again.
+    fn note(&self, _id: FileId, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
     /// Overwrites bytes of the main data stream without changing anything else.
     fn overwrite(&self, id: FileId, offset: FileOffset, bytes: &[u8]) -> Result<()> {
         let _ = (id, offset, bytes);

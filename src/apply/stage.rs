@@ -128,6 +128,8 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
     };
     let staged = match opened {
         HiveBytes::Clean(mut bytes) => {
+            tree.note(entry.id, &bytes)
+                .map_err(|error| error.at("file", &path))?;
             let checked = hive::check(&bytes).map_err(climb)?;
             let before = checked.summary().digest;
             let run = match hive.wipe {
@@ -188,6 +190,8 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
         tree.overwrite(entry.id, FileOffset(range.start), piece)
             .map_err(|error| error.at("file", &path))?;
     }
+    tree.note(entry.id, &bytes)
+        .map_err(|error| error.at("file", &path))?;
     Ok(StagedHive {
         entry: entry.clone(),
         edits: edits.to_vec(),

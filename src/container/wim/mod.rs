@@ -134,6 +134,10 @@ struct Pending {
     writes: BTreeMap<(usize, usize), BTreeMap<u64, Vec<u8>>>,
     /// Image, first dentry: contents that become zeros.
     zeroed: BTreeSet<(usize, usize)>,
+    /// Image, first dentry: contents that had the right hash.
+    checked: BTreeSet<(usize, usize)>,
+    /// Image, first dentry: the hash of the contents with what was written.
+    hashes: BTreeMap<(usize, usize), read::Hash>,
 }
 
 /// An opened archive.

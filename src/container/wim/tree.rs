@@ -8,7 +8,7 @@ use super::{
     Tree, Wim,
     format::{self, res},
     metadata::Dentry,
-    read::{narrow, wide},
+    read::{Hash, narrow, wide},
 };
 use crate::{
     bytes::all_zero,
@@ -374,6 +374,26 @@ impl FileTree for ImageTree {
         Ok(offsets.iter().map(|at| self.owner_of(at.get())).collect())
     }
 
+    fn note(&self, id: FileId, bytes: &[u8]) -> Result<()> {
+        let (first, one) = self.first(id)?;
+        let Some((index, len)) = self.data(one)? else {
+            return Ok(());
+        };
+        if wide(bytes.len()) != len || !self.wim.file.is_read_in_order(index)? {
+            return Ok(());
+        }
+        let hash: Hash = Sha1::digest(bytes).into();
+        let key = (self.index, first);
+        let mut pending = self.wim.pending()?;
+        if !pending.writes.contains_key(&key) {
+            super::edit::check_old(&self.wim.file, index, &hash)?;
+            pending.checked.insert(key);
+        } else if pending.checked.contains(&key) {
+            pending.hashes.insert(key, hash);
+        }
+        Ok(())
+    }
+
     fn overwrite(&self, id: FileId, offset: FileOffset, bytes: &[u8]) -> Result<()> {
         let (first, one) = self.first(id)?;
         let len = self.data(one)?.map_or(0, |(_, len)| len);
@@ -381,6 +401,7 @@ impl FileTree for ImageTree {
             return Err(Error::internal("WIM file: a write behind its end"));
         }
         let mut pending = self.wim.pending()?;
+        pending.hashes.remove(&(self.index, first));
         let writes = pending.writes.entry((self.index, first)).or_default();
         writes.insert(offset.get(), bytes.to_vec());
         Ok(())

@@ -311,6 +311,11 @@ fn blob_of(file: &File, index: usize) -> Result<&Blob> {
     blob.ok_or_else(|| Error::internal("WIM blob: its number"))
 }
 
+/// Fails unless that is the hash of these contents.
+pub(super) fn check_old(file: &File, index: usize, hash: &Hash) -> Result<()> {
+    was_right(blob_of(file, index)?, hash)
+}
+
 fn was_right(blob: &Blob, was: &Hash) -> Result<()> {
     if *was == blob.hash {
         return Ok(());
@@ -758,7 +763,12 @@ fn new_contents(wim: &Wim, pending: &Pending) -> Result<NewContents> {
     for ((index, change), keys) in changes {
         let (hash, kind) = match blob_of(&wim.file, index)?.resource.is(res::SOLID) {
             true => {
-                let hash = changed_hash(&wim.file, index, &change)?;
+                // Keys of one group become the same.
+                let known = keys.iter().find_map(|key| pending.hashes.get(key));
+                let hash = match known.filter(|_| change != Change::Zeros) {
+                    Some(hash) => *hash,
+                    None => changed_hash(&wim.file, index, &change)?,
+                };
                 (hash, Kind::Solid(change))
             }
             false => {

@@ -44,7 +44,7 @@ const PACE: Pace = Pace {
     quiet: 1 << 14,
     cheap: 8 * BIT,
     split: 24 * BIT,
-    parted: 16 * BIT,
+    parted: 100 * BIT,
     literal: 10 * BIT,
 };
 
@@ -52,12 +52,13 @@ const PACE: Pace = Pace {
 pub(super) const PACES: [Pace; 4] = [
     PACE,
     Pace {
-        parted: 100 * BIT,
+        parted: 16 * BIT,
         ..PACE
     },
     Pace {
         quiet: 1 << 17,
         split: 16 * BIT,
+        parted: 16 * BIT,
         ..PACE
     },
     Pace {

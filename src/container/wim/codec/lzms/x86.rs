@@ -36,10 +36,12 @@ impl X86 {
         let mut last_code = -STILL_CODE - 1;
         let mut at = 1usize;
         while at < end {
-            let Some(found) = data[at..end]
-                .iter()
-                .position(|&byte| LEADS[usize::from(byte)])
-            else {
+            while let Some(block) = data[at..end].first_chunk::<BLOCK>()
+                && !has_lead(block)
+            {
+                at += BLOCK;
+            }
+            let Some(found) = data[at..end].iter().position(|&byte| is_lead(byte)) else {
                 return;
             };
             at += found;
@@ -89,14 +91,17 @@ impl X86 {
     }
 }
 
-/// Bytes that can begin an instruction the translation looks at.
-static LEADS: [bool; 256] = {
-    let mut leads = [false; 256];
-    let bytes = [0x48, 0x4C, 0xE8, 0xE9, 0xF0, 0xFF];
-    let mut index = 0;
-    while index < bytes.len() {
-        leads[bytes[index]] = true;
-        index += 1;
-    }
-    leads
-};
+/// Bytes that are looked at together.
+const BLOCK: usize = 32;
+
+/// Whether a byte can begin an instruction the translation looks at: 48, 4C, E8, E9, F0, FF.
+#[inline(always)]
+fn is_lead(byte: u8) -> bool {
+    (byte & 0xFB == 0x48) | (byte & 0xFE == 0xE8) | (byte == 0xF0) | (byte == 0xFF)
+}
+
+/// Without a branch per byte, so that all are compared at once.
+#[inline(always)]
+fn has_lead(block: &[u8; BLOCK]) -> bool {
+    block.iter().fold(false, |has, &byte| has | is_lead(byte))
+}
