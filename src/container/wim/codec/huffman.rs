@@ -101,17 +101,22 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
 /// Works out code lengths; keeps its scratch space.
 #[derive(Default)]
 pub(super) struct Planner {
-    leaves: Vec<u32>,
+    /// Frequency << 32 | symbol, rising.
+    leaves: Vec<u64>,
+    /// Weights of inner nodes, which come out in rising order by themselves.
     nodes: Vec<u32>,
-    parents: Vec<u16>,
+    /// How many inner nodes had a parent when each of them was made.
+    adopted: Vec<u16>,
     bucket: Vec<u32>,
 }
 
 /// Frequencies below this are sorted by counting.
 const SMALL: usize = 512;
+/// Weights above this count as this.
+const HEAVIEST: u32 = u32::MAX - 1;
 
 impl Planner {
-    /// Fills `lens` (0 for unused symbols), none above `limit`.
+    /// Fills `lens` (0 for unused symbols), none above `limit`. Fewer than 65,536 symbols.
     ///
     /// LZMS makes this exact: symbols in (frequency, symbol) order, a leaf goes before an inner node of the
     /// same weight, and the rarest symbols of that order get the longest codewords.
@@ -124,61 +129,69 @@ impl Planner {
         }
         if used == 1 {
             // no one-symbol codes: they get a neighbour, so that the code is complete
-            let symbol = self.leaves[0] as usize;
+            let symbol = self.leaves[0] as u32 as usize;
             lens[symbol] = 1;
             if let Some(other) = lens.get_mut(usize::from(symbol == 0)) {
                 *other = 1;
             }
             return;
         }
-        // two queues: sorted leaves, and inner nodes, which come out in rising weight by themselves
-        self.nodes.clear();
-        self.parents.clear();
-        self.parents.resize(used * 2, 0);
-        let (mut leaf, mut node) = (0usize, 0usize);
-        for made in 0..used - 1 {
-            let mut weight = 0u32;
-            for _ in 0..2 {
-                let take_leaf = match (self.leaves.get(leaf), self.nodes.get(node)) {
-                    (Some(&symbol), Some(&inner)) => freqs[symbol as usize] <= inner,
-                    (Some(_), None) => true,
-                    _ => false,
-                };
-                if take_leaf {
-                    weight = weight.saturating_add(freqs[self.leaves[leaf] as usize]);
-                    leaf += 1;
-                } else {
-                    weight = weight.saturating_add(self.nodes[node]);
-                    self.parents[node] = made as u16;
-                    node += 1;
-                }
-            }
-            self.nodes.push(weight);
-        }
-        // depths of inner nodes from the root down; every inner node has two children, so the leaves of
-        // each level are what its inner nodes leave over
-        let mut counts = [0usize; 64];
-        let root = used - 2;
-        let mut depth_of = std::mem::take(&mut self.nodes);
-        depth_of[root] = 0;
-        let mut inner_at = [0usize; 64];
-        inner_at[0] = 1;
-        for inner in (0..root).rev() {
-            let depth = (depth_of[usize::from(self.parents[inner])] + 1).min(62);
-            depth_of[inner] = depth;
-            inner_at[depth as usize] += 1;
-        }
-        for depth in 1..64 {
-            counts[depth] = (inner_at[depth - 1] * 2).saturating_sub(inner_at[depth]);
-        }
-        self.nodes = depth_of;
+        self.grow();
+        let mut counts = self.levels();
         shorten(&mut counts, limit);
         let mut symbols = self.leaves.iter();
         for len in (1..=limit).rev() {
-            for &symbol in symbols.by_ref().take(counts[len]) {
-                lens[symbol as usize] = len as u8;
+            for &leaf in symbols.by_ref().take(counts[len]) {
+                lens[leaf as u32 as usize] = len as u8;
             }
         }
+    }
+
+    /// Makes the inner nodes, each of the two lightest that have no parent. Which queues they come from is
+    /// chance: it is reckoned without a branch.
+    fn grow(&mut self) {
+        let inner = self.leaves.len() - 1;
+        self.nodes.clear();
+        self.nodes.resize(inner + 2, u32::MAX);
+        self.adopted.clear();
+        self.adopted.resize(inner, 0);
+        // behind the last of either queue comes what is heavier than all
+        self.leaves.extend([u64::MAX; 2]);
+        let (leaves, nodes) = (&self.leaves[..], &mut self.nodes[..]);
+        let (mut leaf, mut node) = (0usize, 0usize);
+        for (made, adopted) in self.adopted.iter_mut().enumerate() {
+            *adopted = node as u16;
+            let [one, two] = [leaves[leaf], leaves[leaf + 1]].map(|leaf| (leaf >> 32) as u32);
+            let [first, second] = [nodes[node], nodes[node + 1]];
+            let (leaf_pair, node_pair) = (two <= first, second < one);
+            let left = if node_pair { second } else { one };
+            let right = if leaf_pair { two } else { first };
+            nodes[made] = left.saturating_add(right).min(HEAVIEST);
+            leaf += 1 + usize::from(leaf_pair) - usize::from(node_pair);
+            node += 1 + usize::from(node_pair) - usize::from(leaf_pair);
+        }
+        self.leaves.truncate(inner + 1);
+    }
+
+    /// How many leaves there are at each depth. Nodes made later lie no deeper, so those of each level stand
+    /// in a row; both children of each are on the next, so the leaves are what its inner nodes leave over.
+    fn levels(&self) -> [usize; 64] {
+        let mut counts = [0; 64];
+        let mut end = self.adopted.len();
+        let mut start = end - 1;
+        for (depth, count) in counts.iter_mut().enumerate().skip(1) {
+            // u32 weights do not make trees as deep as that
+            let next = match depth {
+                62.. => 0,
+                _ => usize::from(self.adopted[start]),
+            };
+            *count = ((end - start) * 2).saturating_sub(start - next);
+            (start, end) = (next, start);
+            if start == end {
+                break;
+            }
+        }
+        counts
     }
 
     /// Used symbols by (frequency, symbol).
@@ -201,11 +214,11 @@ impl Planner {
         for (symbol, &freq) in freqs.iter().enumerate() {
             if freq != 0 {
                 let slot = &mut self.bucket[(freq as usize).min(SMALL)];
-                self.leaves[*slot as usize] = symbol as u32;
+                self.leaves[*slot as usize] = u64::from(freq.min(HEAVIEST)) << 32 | symbol as u64;
                 *slot += 1;
             }
         }
-        self.leaves[big..].sort_unstable_by_key(|&symbol| (freqs[symbol as usize], symbol));
+        self.leaves[big..].sort_unstable();
     }
 }
 

@@ -36,12 +36,7 @@ impl X86 {
         let mut last_code = -STILL_CODE - 1;
         let mut at = 1usize;
         while at < end {
-            while let Some(block) = data[at..end].first_chunk::<BLOCK>()
-                && !has_lead(block)
-            {
-                at += BLOCK;
-            }
-            let Some(found) = data[at..end].iter().position(|&byte| is_lead(byte)) else {
+            let Some(found) = next(&data[at..=end]) else {
                 return;
             };
             at += found;
@@ -91,17 +86,29 @@ impl X86 {
     }
 }
 
-/// Bytes that are looked at together.
+/// Pairs of bytes that are looked at together.
 const BLOCK: usize = 32;
 
-/// Whether a byte can begin an instruction the translation looks at: 48, 4C, E8, E9, F0, FF.
+/// Whether two bytes can begin an instruction the translation looks at. E8 and E9 alone say it.
 #[inline(always)]
-fn is_lead(byte: u8) -> bool {
-    (byte & 0xFB == 0x48) | (byte & 0xFE == 0xE8) | (byte == 0xF0) | (byte == 0xFF)
+fn is_lead(first: u8, second: u8) -> bool {
+    (first & 0xFE == 0xE8)
+        | (first & 0xFB == 0x48) & ((second == 0x8B) | (second == 0x8D))
+        | (first == 0xF0) & (second == 0x83)
+        | (first == 0xFF) & (second == 0x15)
 }
 
-/// Without a branch per byte, so that all are compared at once.
+/// Where the first pair of bytes is that can.
 #[inline(always)]
-fn has_lead(block: &[u8; BLOCK]) -> bool {
-    block.iter().fold(false, |has, &byte| has | is_lead(byte))
+fn next(data: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    // Without a branch per byte, so that all of a block are compared at once.
+    while let Some(block) = data[at..].first_chunk::<{ BLOCK + 1 }>()
+        && !(0..BLOCK).fold(false, |has, i| has | is_lead(block[i], block[i + 1]))
+    {
+        at += BLOCK;
+    }
+    let rest = &data[at..];
+    let found = rest.windows(2).position(|pair| is_lead(pair[0], pair[1]));
+    found.map(|found| at + found)
 }
