@@ -62,6 +62,7 @@ mod sets;
 mod sets_copy;
 mod support;
 mod wim;
+mod wim_check;
 mod wim_hostile;
 mod wim_judges;
 mod wim_rows;

@@ -12,7 +12,7 @@ use crate::{
     judges::{called, tool},
     machine::{self, GUID, HIVES, TARGETS},
     run::{arg, declone, scratch},
-    support::{ntfs_builder::Geometry, wim_builder as wim},
+    support::{ntfs_builder::Geometry, random::Random, wim_builder as wim},
     wim::{holds, tree},
 };
 
@@ -437,6 +437,74 @@ fn solid_archives_of_wimlib() {
         );
         judge(&format!("{name}, updated"), &image, 2);
         fs::remove_file(source.join("second.txt")).unwrap();
+    }
+}
+
+/// The chunks of the one solid resource of an archive, as they lie in the file.
+fn solid_chunks(file: &[u8]) -> Vec<Vec<u8>> {
+    let runs = solids(file);
+    let entry = runs[0][0];
+    assert!(runs.len() == 1 && wim::get64(entry, 16) == SOLID);
+    let one = wim::place(entry, 0);
+    let bytes = &file[one.at..one.at + one.size];
+    let count = wim::get64(bytes, 0).div_ceil(wim::get32(bytes, 8));
+    let mut at = 16 + 4 * count;
+    let mut out = Vec::new();
+    for i in 0..count {
+        let len = wim::get32(bytes, 16 + 4 * i);
+        out.push(bytes[at..at + len].to_vec());
+        at += len;
+    }
+    out
+}
+
+/// Of the chunks that change some keep their length, are written where they were, and move with the others.
+#[test]
+fn solid_chunks_that_keep_their_length_beside_some_that_do_not() {
+    if !called("solid_chunks_that_keep_their_length_beside_some_that_do_not") {
+        return;
+    }
+    let dir = scratch();
+    let source = dir.path().join("source");
+    spread(&tree(), &source);
+    // Smsuid.dat and what lies beside it cannot be compressed: chunks of it are stored as they are.
+    let mut random = Random(6);
+    for (name, len) in [
+        ("RMSUID.DAT", 150_000),
+        ("WINDOWS/MS/SMS/CORE/DATA/Smsuid.dat", 40_000),
+        ("TMSUID.DAT", 150_000),
+    ] {
+        let bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        fs::write(source.join(name), bytes).unwrap();
+    }
+    for method in ["LZX", "XPRESS"] {
+        let image = dir.path().join(format!("{method}.esd"));
+        let method = format!("--solid-compress={method}");
+        tool(
+            "wimlib-imagex",
+            &[
+                "capture",
+                arg(&source),
+                arg(&image),
+                "one",
+                "--solid",
+                &method,
+                "--solid-chunk-size=64K",
+            ],
+        );
+        judge(&method, &image, 1);
+        let out = dir.path().join("out.esd");
+        declone(&["clean", arg(&image), "-o", arg(&out), "--force"]).exits(0);
+        let (was, is) = (fs::read(&image).unwrap(), fs::read(&out).unwrap());
+        let (was, is) = (solid_chunks(&was), solid_chunks(&is));
+        assert_eq!(was.len(), is.len());
+        let differ = || was.iter().zip(&is).filter(|(was, is)| was != is);
+        let kept = differ().filter(|(was, is)| was.len() == is.len()).count();
+        let moved = differ().count() - kept;
+        assert!(
+            kept > 0 && moved > 0,
+            "{method}: {kept} kept, {moved} moved"
+        );
     }
 }
 

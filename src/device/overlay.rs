@@ -49,6 +49,7 @@ pub struct Overlay {
     under: Device,
     files: Vec<File>,
     pages: RwLock<BTreeMap<u64, Page>>,
+    writes: AtomicU64,
 }
 
 /// One of the files of the device below.
@@ -85,6 +86,7 @@ impl Overlay {
                 .collect(),
             under,
             pages: RwLock::new(BTreeMap::new()),
+            writes: AtomicU64::new(0),
         }
     }
 
@@ -100,7 +102,14 @@ impl Overlay {
             .map_err(|_| Error::internal("overlay: lock poisoned"))
     }
 
+    /// How often it was written to: while that stays, what was read stays true.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
     fn pages_mut(&self) -> Result<RwLockWriteGuard<'_, BTreeMap<u64, Page>>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         self.pages
             .write()
             .map_err(|_| Error::internal("overlay: lock poisoned"))

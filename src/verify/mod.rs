@@ -400,6 +400,9 @@ fn verify_hives(
                 Some(bytes) => bytes,
                 None => crate::image::read_whole(tree, &wanted.entry)?,
             };
+            if let Err(error) = tree.note(wanted.entry.id, &bytes) {
+                out.problems.push(format!("{path}: {error}"));
+            }
             match hive::check(&bytes) {
                 Err(error) => out.problems.push(format!("{path}: {error}")),
                 Ok(checked) => {

@@ -17,6 +17,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{Hash, Hasher},
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -27,6 +28,7 @@ use crate::{
     tree::{FileTree, Obstacle},
 };
 
+mod chunks;
 mod codec;
 mod edit;
 mod format;
@@ -99,6 +101,18 @@ impl Writer {
     pub fn leftovers(&self) -> Result<u64> {
         edit::leftovers(&self.0)
     }
+
+    /// Tells a file that was opened after that what is to be in it. What is read of it from now on is
+    /// compared when it is checked.
+    pub fn expect(&self, written: &Written) -> Result<()> {
+        for one in &written.promises {
+            let solid = self.0.file.solids.get(one.solid);
+            let solid = solid.ok_or_else(|| Error::internal("WIM solid resource: its number"))?;
+            self.0.file.watch(&solid.chunks, one.index)?;
+        }
+        self.0.pending()?.promises = written.promises.clone();
+        Ok(())
+    }
 }
 
 /// What [`Writer::write`] did.
@@ -108,6 +122,28 @@ pub struct Written {
     pub remarks: Vec<String>,
     /// Whether it wrote for the sake of stale bytes alone.
     pub scrubbed: bool,
+    /// What chunks that were encoded again are to hold.
+    promises: Vec<Promise>,
+}
+
+/// What a chunk of a solid resource that was encoded again is to hold.
+#[derive(Clone, Debug)]
+struct Promise {
+    /// Number of the resource.
+    solid: usize,
+    index: usize,
+    hash: read::Hash,
+    /// Where the resource's contents are not what they were, in this order: nowhere else in this chunk.
+    changed: Vec<Range<u64>>,
+}
+
+impl Promise {
+    /// Whether anything changed in a range of the resource's contents.
+    fn touches(&self, range: &Range<u64>) -> bool {
+        let behind = self.changed.partition_point(|one| one.end <= range.start);
+        let next = self.changed.get(behind);
+        next.is_some_and(|one| one.start < range.end)
+    }
 }
 
 /// An image: where its metadata is listed, and its tree.
@@ -136,6 +172,8 @@ struct Pending {
     zeroed: BTreeSet<(usize, usize)>,
     /// Image, first dentry: contents that had the right hash.
     checked: BTreeSet<(usize, usize)>,
+    /// What another who wrote the file said of it.
+    promises: Vec<Promise>,
     /// Image, first dentry: the hash of the contents with what was written.
     hashes: BTreeMap<(usize, usize), read::Hash>,
 }
@@ -157,6 +195,13 @@ impl Wim {
         self.pending
             .lock()
             .map_err(|_| Error::internal("WIM: lock poisoned"))
+    }
+
+    /// The index of a file's contents: image, first dentry.
+    fn blob_of(&self, (image, first): (usize, usize)) -> Option<usize> {
+        let one = self.trees.get(image)?.metadata.dentries.get(first)?;
+        let stream = one.streams.get(one.data?)?;
+        Some(self.file.blob(&stream.hash)?.0)
     }
 
     fn tree(&self, image: usize) -> Result<&Tree> {

@@ -479,18 +479,19 @@ impl Finder {
 }
 
 /// Where the two (of one length) differ; ranges close to each other are one.
-pub(super) fn differences(was: &[u8], data: &[u8]) -> Vec<Range<usize>> {
+pub(in super::super) fn differences(was: &[u8], is: &[u8]) -> Vec<Range<usize>> {
     let mut out: Vec<Range<usize>> = Vec::new();
-    let pieces = was.chunks(CLOSE).zip(data.chunks(CLOSE));
-    for (at, _) in (0..)
-        .step_by(CLOSE)
-        .zip(pieces)
-        .filter(|(_, (a, b))| a != b)
-    {
-        let end = (at + CLOSE).min(data.len());
-        match out.last_mut() {
-            Some(last) if last.end == at => last.end = end,
-            _ => out.push(at..end),
+    let blocks = was.chunks(FAR).zip(is.chunks(FAR));
+    let blocks = (0..).step_by(FAR).zip(blocks);
+    for (start, (one, other)) in blocks.filter(|(_, (one, other))| one != other) {
+        let pieces = one.chunks(CLOSE).zip(other.chunks(CLOSE));
+        let pieces = (start..).step_by(CLOSE).zip(pieces);
+        for (at, (one, _)) in pieces.filter(|(_, (one, other))| one != other) {
+            let end = at + one.len();
+            match out.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => out.push(at..end),
+            }
         }
     }
     out
@@ -498,6 +499,8 @@ pub(super) fn differences(was: &[u8], data: &[u8]) -> Vec<Range<usize>> {
 
 /// Differences are told in pieces of this length.
 const CLOSE: usize = 16;
+/// Where nothing differs, so many bytes are compared at once.
+const FAR: usize = 1 << 12;
 
 /// Takes the matches of a chunk one after the other, and makes the steps of a chunk that differs from it in few bytes.
 struct Patcher<'a, R, S> {

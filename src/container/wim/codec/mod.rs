@@ -13,6 +13,8 @@ mod optimal;
 mod tests;
 mod xpress;
 
+pub(super) use matches::differences;
+
 use std::fmt;
 use std::ops::RangeInclusive;
 

@@ -20,8 +20,9 @@ use sha1::{Digest, Sha1};
 
 use super::{
     super::{
+        chunks::Chunks,
         format::res,
-        read::{Chunks, File, Header},
+        read::{File, Header},
         split::Part,
     },
     Decoder, Encoder, Fault, Method,

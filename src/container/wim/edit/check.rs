@@ -1,12 +1,15 @@
 //! What is wrong with an archive that was written.
 
-use std::ops::Range;
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use sha1::{Digest, Sha1};
 
 use super::{
     super::{
-        Wim,
+        Promise, Wim,
         read::{Blob, File, Hash, narrow, wide},
     },
     PAGE, count_refs,
@@ -14,7 +17,7 @@ use super::{
     layout::gaps,
     solid,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A resource up to this length is looked at when only one of its pages was touched.
 const SMALL: u64 = 1 << 20;
@@ -63,7 +66,7 @@ pub(in super::super) fn problems(
             ));
         }
     }
-    check_hashes(file, touched, &mut out)?;
+    check_hashes(wim, touched, &mut out)?;
     solid::check_gaps(file, touched, &mut out)?;
     for part in &file.parts {
         if let Some(integrity) = Integrity::read(file, part)?
@@ -82,25 +85,45 @@ pub(in super::super) fn problems(
 fn is_touched(range: &Range<u64>, touched: &[Range<u64>]) -> bool {
     let inner = match range.end.saturating_sub(range.start) {
         len if len <= SMALL => range.clone(),
-        _ => range.start.saturating_add(PAGE)..range.end.saturating_sub(PAGE),
+        _ => range.start.next_multiple_of(PAGE)..range.end.saturating_sub(range.end % PAGE),
     };
     let mut all = touched.iter();
     all.any(|one| one.start < inner.end && inner.start < one.end)
 }
 
-/// Contents of what was written, and all that shares a chunk with it, have the hash that is listed.
-fn check_hashes(file: &File, touched: &[Range<u64>], out: &mut Vec<String>) -> Result<()> {
+/// Contents of what was written, and all that shares a chunk with it, have the hash that is listed. In a
+/// chunk that holds what was promised only what changed is asked for it.
+fn check_hashes(wim: &Wim, touched: &[Range<u64>], out: &mut Vec<String>) -> Result<()> {
+    let file = &wim.file;
+    let (promises, known) = {
+        let pending = wim.pending()?;
+        let blobs = pending.checked.iter();
+        let known: HashSet<usize> = blobs.filter_map(|key| wim.blob_of(*key)).collect();
+        (pending.promises.clone(), known)
+    };
+    let promised: HashMap<(usize, usize), &Promise> = promises
+        .iter()
+        .map(|one| ((one.solid, one.index), one))
+        .collect();
     let mut order = Vec::new();
     for (index, blob) in file.blobs.iter().enumerate() {
-        if blob.is_metadata() || blob.is_solid_resource() {
+        if blob.is_metadata() || blob.is_solid_resource() || known.contains(&index) {
             continue;
         }
         let solid = file.solid_of(index)?;
         let written = match solid {
             None => is_touched(&blob.resource.range(), touched),
-            Some((at, start)) => solid::chunks_of(file, at, start, blob.len())?
-                .iter()
-                .any(|chunk| is_touched(chunk, touched)),
+            Some((number, start)) => {
+                let own = start..start.saturating_add(blob.len());
+                let mut written = false;
+                for (chunk, place) in solid::chunks_of(file, number, &own)? {
+                    written |= match promised.get(&(number, chunk)) {
+                        Some(promise) => promise.touches(&own),
+                        None => is_touched(&place, touched),
+                    };
+                }
+                written
+            }
         };
         if written {
             // One chunk after the other: each is decoded once.
@@ -117,6 +140,19 @@ fn check_hashes(file: &File, touched: &[Range<u64>], out: &mut Vec<String>) -> R
             out.push(format!(
                 "WIM contents: SHA-1 {} expected, found {}",
                 hex::encode(blob.hash),
+                hex::encode(found)
+            ));
+        }
+    }
+    for one in &promises {
+        let solid = file.solids.get(one.solid);
+        let solid = solid.ok_or_else(|| Error::internal("WIM solid resource: its number"))?;
+        let found = file.hash_of_chunk(&solid.chunks, one.index)?;
+        if found != one.hash {
+            out.push(format!(
+                "WIM solid resource: contents of chunk {} with SHA-1 {} expected, found {}",
+                one.index,
+                hex::encode(one.hash),
                 hex::encode(found)
             ));
         }

@@ -10,10 +10,11 @@ use sha1::{Digest, Sha1};
 
 use super::{
     Pending, Tree, Wim, Written,
+    chunks::Chunks,
     codec::{Encoder, Method},
     format::{self, res},
     links_of,
-    read::{Blob, Chunks, File, Hash, Resource, narrow, wide},
+    read::{Blob, File, Hash, Resource, narrow, wide},
     xml::Less,
 };
 use crate::{
@@ -633,9 +634,11 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
     let recoded = solid::recode(file, &inside)?;
     solid::renumber(file, &mut table)?;
     layout::write(wim, table, &recoded, xml)?;
+    let promises = recoded.into_iter().flat_map(|one| one.promises);
     Ok(Written {
         remarks: kept_contents(wim, &pending, &renamed, &edits),
         scrubbed,
+        promises: promises.collect(),
     })
 }
 

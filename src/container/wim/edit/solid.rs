@@ -6,11 +6,15 @@ use std::{
     ops::Range,
 };
 
+use sha1::{Digest, Sha1};
+
 use super::{
     super::{
-        codec::Encoder,
+        Promise,
+        chunks::Chunks,
+        codec::{Encoder, differences},
         format::{self, res},
-        read::{Chunks, File, Resource, narrow, wide},
+        read::{File, Resource, narrow, wide},
     },
     Change, Entry, packed_chunk,
 };
@@ -52,6 +56,8 @@ pub(super) struct Recoded {
     new: BTreeMap<usize, Vec<u8>>,
     /// Where others were written, in the places of the old ones.
     pub(super) written: Vec<Range<u64>>,
+    /// What they are all to hold.
+    pub(super) promises: Vec<Promise>,
 }
 
 /// Bytes before the first chunk.
@@ -166,6 +172,15 @@ fn part<'a>(
     Ok(Some((from.saturating_sub(range.start), part)))
 }
 
+/// Where contents that begin at `start` changed.
+fn changed(start: u64, was: &[u8], is: &[u8]) -> Vec<Range<u64>> {
+    let differ = differences(was, is).into_iter();
+    let far = |at| start.saturating_add(wide(at));
+    differ
+        .map(|range| far(range.start)..far(range.end))
+        .collect()
+}
+
 /// Encodes again what does not hold what it should: new contents, or zeros where nothing is.
 pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
     let mut out = Vec::new();
@@ -208,6 +223,7 @@ pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
         }
         let mut new = BTreeMap::new();
         let mut written = Vec::new();
+        let mut promises = Vec::new();
         let mut encoder = None;
         for index in which {
             let was = file.take_chunk(chunks, index)?;
@@ -215,6 +231,12 @@ pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
             if !change(index, &mut plain)? {
                 continue;
             }
+            promises.push(Promise {
+                solid: number,
+                index,
+                hash: Sha1::digest(&plain).into(),
+                changed: changed(chunks.contents(index).start, &was, &plain),
+            });
             let old = packed_chunk(file, chunks, index)?;
             let bytes = match (chunks.method, old) {
                 // One stored as it is stays so: it keeps its length.
@@ -259,6 +281,7 @@ pub(super) fn recode(file: &File, inside: &[Inside]) -> Result<Vec<Recoded>> {
             bounds: chunks.bounds.clone(),
             new,
             written,
+            promises,
         };
         one.size = (0..one.count())
             .map(|index| one.chunk_len(index))
@@ -334,19 +357,20 @@ pub(super) fn is_stale(file: &File) -> Result<bool> {
     Ok(false)
 }
 
-/// Where in the file the chunks lie that a range of a solid resource's contents is in.
+/// The chunks that a range of a solid resource's contents is in: number, place in the file.
 pub(super) fn chunks_of(
     file: &File,
     solid: usize,
-    start: u64,
-    len: u64,
-) -> Result<Vec<Range<u64>>> {
+    range: &Range<u64>,
+) -> Result<Vec<(usize, Range<u64>)>> {
     let Some(solid) = file.solids.get(solid) else {
         return Ok(Vec::new());
     };
-    let range = start..start.saturating_add(len);
-    numbers(&solid.chunks, &range)
-        .map(|index| solid.chunks.place(narrow(index, "WIM chunk")?))
+    numbers(&solid.chunks, range)
+        .map(|index| {
+            let index = narrow(index, "WIM chunk")?;
+            Ok((index, solid.chunks.place(index)?))
+        })
         .collect()
 }
 

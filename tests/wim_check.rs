@@ -1,0 +1,126 @@
+//! What the check of a written archive can see: a byte that becomes another behind the writer's back, with
+//! and without knowledge of what was written.
+
+use std::{ops::Range, sync::Arc};
+
+use declone::{
+    apply::stage,
+    container::Written,
+    device::{BlockDevice, Device, Memory, Overlay},
+    image::{self, Options},
+    plan,
+};
+
+use crate::{
+    support::{
+        random::Random,
+        wim_builder::{self as wim, Wim},
+    },
+    wim::tree,
+};
+
+/// A clean that was staged and not written.
+struct Staged {
+    overlay: Arc<Overlay>,
+    written: Written,
+    touched: Vec<Range<u64>>,
+}
+
+fn staged(file: &[u8]) -> Staged {
+    let base: Device = Arc::new(Memory::new(file.to_vec()));
+    let overlay = Arc::new(Overlay::new(base));
+    let image = image::open(overlay.clone(), &Options::default()).unwrap();
+    let rules = declone::rules::select(&["sms".to_owned()]).unwrap();
+    let plan = plan::make(&image, &rules, &mut |_, _, _| {}).unwrap();
+    stage::stage(&image, &plan).unwrap();
+    let written = image.writer.as_ref().unwrap().write(false).unwrap();
+    let touched = overlay.touched().unwrap();
+    Staged {
+        overlay,
+        written,
+        touched,
+    }
+}
+
+impl Staged {
+    /// What is wrong with it, for one who is told what was written and for one who is not.
+    fn problems(&self, told: bool) -> Vec<String> {
+        let image = match image::open(self.overlay.clone(), &Options::default()) {
+            Ok(image) => image,
+            Err(error) => return vec![error.to_string()],
+        };
+        if told {
+            image
+                .writer
+                .as_ref()
+                .unwrap()
+                .expect(&self.written)
+                .unwrap();
+        }
+        let tree = image.volumes[0].tree().unwrap();
+        match tree.check_touched(&self.touched) {
+            Ok(problems) => problems,
+            Err(error) => vec![error.to_string()],
+        }
+    }
+}
+
+/// The solid resource of an archive: its chunks, which are stored as they are.
+fn chunks(file: &[u8], chunk: usize) -> Vec<Range<usize>> {
+    let table = wim::place(file, 0x30);
+    let entries = file[table.at..table.at + table.size].chunks(50);
+    let mut solid = entries
+        .map(|entry| wim::place(entry, 0))
+        .filter(|one| one.flags & 0x10 != 0 && one.len == 1 << 32);
+    let one = solid.next().unwrap();
+    assert!(solid.next().is_none(), "one resource");
+    let len = wim::get64(file, one.at);
+    let start = one.at + 16 + 4 * len.div_ceil(chunk);
+    (0..len)
+        .step_by(chunk)
+        .map(|at| start + at..start + (at + chunk).min(len))
+        .collect()
+}
+
+#[test]
+fn a_byte_that_changes_behind_the_writers_back_is_noticed() {
+    for size in [1 << 15, 1 << 17, 1 << 26] {
+        let mut archive = Wim::new(vec![tree()]);
+        archive.solid = Some(size);
+        let file = archive.build();
+        let staged = staged(&file);
+        for told in [false, true] {
+            let problems = staged.problems(told);
+            assert!(problems.is_empty(), "{size}, told {told}: {problems:?}");
+        }
+        let mut now = vec![0; file.len()];
+        staged.overlay.read_at(0, &mut now).unwrap();
+        let chunks = chunks(&file, size as usize);
+        let written: Vec<_> = chunks
+            .iter()
+            .filter(|chunk| file[(*chunk).clone()] != now[(*chunk).clone()])
+            .collect();
+        let few = size < 1 << 17;
+        assert!(!written.is_empty() && (written.len() < chunks.len() || !few));
+        let mut random = Random(u64::from(size));
+        let mut flips = 0;
+        for chunk in written {
+            let mut places = vec![chunk.start, chunk.end - 1];
+            places.extend((0..40).map(|_| chunk.start + random.below(chunk.len())));
+            for at in places {
+                for told in [false, true] {
+                    staged
+                        .overlay
+                        .write_at(at as u64, &[now[at] ^ 0x10])
+                        .unwrap();
+                    let problems = staged.problems(told);
+                    assert!(!problems.is_empty(), "{size}, told {told}: {at:#x}");
+                    staged.overlay.write_at(at as u64, &[now[at]]).unwrap();
+                    flips += 1;
+                }
+            }
+        }
+        assert!(flips >= 84, "{size}: {flips} flips");
+        assert!(staged.problems(true).is_empty());
+    }
+}
