@@ -2,7 +2,7 @@
 //! split. Built, joined and read by [`wim_builder`]; those of wimlib are judged by wimlib and 7-Zip.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -292,6 +292,66 @@ fn stale_bytes_of_a_set_go_with_prove_alone() {
     }
     declone(&prove).exits(0);
     assert!(read_all(dir.path()) == after, "nothing is written twice");
+}
+
+/// A tree without the pattern of [`tree`], of which other files hold pieces, and a set of it with stale bytes.
+fn with_stale_bytes() -> Files {
+    let mut root = Node::directory("");
+    for path in HIVES {
+        root.add(path, &machine::hive(5).build());
+    }
+    root.add(r"\WINDOWS\Smscfg.ini", machine::ini().as_bytes());
+    root.add(r"\WINDOWS\notepad.exe", &vec![0x90; 30_000]);
+    root.add(r"\WINDOWS\winhlp32.exe", &vec![0x91; 30_000]);
+    let cut = Cut {
+        parts: 3,
+        integrity: Some(4096),
+        stale: [machine::ini().into_bytes(), vec![0xEE; 5000]].concat(),
+        own_total: false,
+    };
+    named(&cut.of(&Wim::new(vec![root]).build()))
+}
+
+#[test]
+fn a_set_with_stale_bytes_is_cleaned_and_proved() {
+    let set = with_stale_bytes();
+    let mut all = Vec::new();
+    for from in 0..set.len() {
+        let after = clean(&set, from, &["--prove"]);
+        for (name, bytes) in &after {
+            let (was, is) = (wim::read_part(&set[name]), wim::read_part(bytes));
+            assert!(was.dirt > 5000);
+            assert_eq!((is.dirt, is.integrity), (0, true), "{name}");
+            assert!(!holds(bytes, GUID.as_bytes()), "{name}");
+        }
+        all.push(after);
+    }
+    assert!(all.iter().all(|one| *one == all[0]));
+}
+
+#[test]
+fn traces_in_a_set_are_told_by_file() {
+    let set = with_stale_bytes();
+    let dir = scratch();
+    write_to(&set, dir.path());
+    let image = dir.path().join(name(1));
+    let verify = ["verify", arg(&image)];
+    let ran = declone(&[&verify[..], &["--json", "-"]].concat());
+    let ran = ran.exits(1).json();
+    let residues = ran["images"][0]["residues"].as_array().unwrap();
+    let mut seen = BTreeSet::new();
+    for one in residues.iter().filter(|one| one["image_offset"].is_u64()) {
+        let number = |field: &str| one[field].as_u64().unwrap() as usize;
+        let file = one["file"].as_str().unwrap();
+        let there = &set[file][number("file_offset")..][..number("len")];
+        if one["token"] == format!("{} (ASCII)", GUID.to_lowercase()).as_str() {
+            assert!(there.eq_ignore_ascii_case(GUID.as_bytes()));
+            seen.insert(file);
+        }
+    }
+    assert_eq!(seen.len(), set.len(), "{seen:?}");
+    let ran = declone(&verify).exits(1);
+    assert!(ran.out.contains("(install2.swm, offset 0x"), "{}", ran.out);
 }
 
 /// What the files of a directory are, without what a test put beside them.

@@ -134,6 +134,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         host.check_reads()?;
         near.check_reads()?;
         edited = verified?;
+        if disk.is_none() {
+            place::name_residues(&host, &mut report.residues);
+        }
     }
     let patches = match edited {
         true => overlay.diff()?,

@@ -418,6 +418,8 @@ fn search_kept(
                 partition: Some(part.partition),
                 volume_offset: None,
                 image_offset: None,
+                file: None,
+                file_offset: None,
                 len: hit.len,
                 generic: false,
             });

@@ -18,6 +18,7 @@ use crate::{
     image::{self, Options},
     report::{Done, ImageReport, PatchFacts, Phase},
     text::escape,
+    verify::residue::Residue,
 };
 
 /// Fails with `Interrupted` when an in-place change of this image, or of one of its files, waits to be
@@ -274,6 +275,17 @@ pub(super) fn named(host: &HostSet, offset: u64) -> (Option<String>, u64) {
         Some(escape(&name.to_string_lossy()))
     });
     (name, inside)
+}
+
+/// Says of each trace in which file it lies, if the image is several.
+pub(super) fn name_residues(host: &HostSet, residues: &mut [Residue]) {
+    for residue in residues.iter_mut().filter(|_| host.is_set()) {
+        if let Some(at) = residue.image_offset {
+            let (file, inside) = named(host, at);
+            residue.file = file;
+            residue.file_offset = Some(inside);
+        }
+    }
 }
 
 /// The lengths of the files, of which only one may be meant to change.

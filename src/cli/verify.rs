@@ -68,6 +68,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         });
     }
     report.residues = raw.residues;
+    place::name_residues(&host, &mut report.residues);
     if let Some(writer) = &image.writer {
         let left = writer.leftovers()?;
         if left > 0 {

@@ -459,7 +459,10 @@ fn write_search(out: &mut String, report: &ImageReport) -> fmt::Result {
             residue.token,
             residue.owner,
             match (residue.image_offset, residue.volume_offset) {
-                (Some(at), _) => format!("image offset {at:#x}"),
+                (Some(at), _) => match (&residue.file, residue.file_offset) {
+                    (Some(file), Some(at)) => format!("{file}, offset {at:#x}"),
+                    _ => format!("image offset {at:#x}"),
+                },
                 (None, Some(at)) => format!("volume offset {at:#x}"),
                 (None, None) if report.is_directory() => "not by declone's doing".to_owned(),
                 (None, None) => "not a byte of this file".to_owned(),

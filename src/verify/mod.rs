@@ -456,6 +456,8 @@ fn verify_hives(
                     partition: Some(volume.partition),
                     volume_offset: Some(at.get()),
                     image_offset: residue::offset_in_file(image, image_offset.get()),
+                    file: None,
+                    file_offset: None,
                     len: hit.len,
                     generic: false,
                 });

@@ -30,6 +30,12 @@ pub struct Residue {
     pub volume_offset: Option<u64>,
     /// Image offset; none if the image file holds it in another form, or a file below it does.
     pub image_offset: Option<u64>,
+    /// The file, if the image is several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Where in that file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_offset: Option<u64>,
     /// Length in bytes.
     pub len: u64,
     /// Found by shape (`GUID:` and any GUID), not by a known identifier.
@@ -185,6 +191,8 @@ fn search_contents(
                     partition: Some(volume.partition),
                     volume_offset: None,
                     image_offset: None,
+                    file: None,
+                    file_offset: None,
                     len: hit.len,
                     generic: hit.token >= known,
                 });
@@ -258,6 +266,8 @@ pub fn place_hits(
                 partition: None,
                 volume_offset: None,
                 image_offset: offset_in_file(image, hit.offset),
+                file: None,
+                file_offset: None,
                 len: hit.len,
                 generic: hit.token >= known,
             }

@@ -238,6 +238,8 @@ pub(super) fn search(h: &mut Html<'_>, report: &ImageReport) {
                                         ("partition", residue.partition.map(|n| n.to_string())),
                                         ("volume offset", at(residue.volume_offset)),
                                         ("image offset", at(residue.image_offset)),
+                                        ("file", residue.file.clone()),
+                                        ("file offset", at(residue.file_offset)),
                                     ];
                                     for (space, value) in steps {
                                         let Some(value) = value else { continue };
