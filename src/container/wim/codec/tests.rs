@@ -279,6 +279,37 @@ fn a_large_chunk_of_wimlib_that_holds_less_becomes_hardly_longer() {
     assert_hardly_longer(packed, whole, chunks.chunk_size, &mut draw);
 }
 
+#[test]
+fn a_large_chunk_that_is_damaged_is_a_fault_or_becomes_what_is_asked_for() {
+    let mut draw = Draw(17);
+    let size = 8 << 20;
+    let plain = contents_with_strings(5 << 20, &mut draw);
+    let packed = Encoder::new(Method::Lzms, size).unwrap().encode(&plain);
+    let packed = packed.unwrap();
+    const ROUNDS: usize = 6;
+    let mut faults = 0;
+    for round in 0..ROUNDS {
+        let mut old = packed.clone();
+        match round {
+            0 => {}
+            1 => old.truncate(old.len() / 4 * 2),
+            _ => {
+                let at = draw.below(old.len());
+                old[at] ^= 1 << draw.below(8);
+            }
+        }
+        let mut encoder = Encoder::new(Method::Lzms, size).unwrap();
+        match encoder.encode_like(&old, None, plain.clone()) {
+            Some(new) => {
+                let mut decoder = Decoder::new(Method::Lzms, size).unwrap();
+                assert!(decoded(&mut decoder, &new, plain.len()) == Ok(plain.clone()));
+            }
+            None => faults += 1,
+        }
+    }
+    assert!((1..ROUNDS).contains(&faults), "{faults} of {ROUNDS}");
+}
+
 /// Real hives: theirs is what has to stay short.
 fn hives() -> Option<PathBuf> {
     let dir = PathBuf::from(std::env::var_os("DECLONE_SAMPLES")?).join("hives");

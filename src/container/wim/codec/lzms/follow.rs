@@ -11,14 +11,17 @@
     clippy::as_conversions
 )] // hot loop; items lie inside the chunk, `at` stays below its end
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::mpsc::{SyncSender, sync_channel},
+};
 
 use super::{
     super::{
         Fault,
         matches::{Finder, Recent, agree},
     },
-    read::{Copied, Sink, Source},
+    read::{Copied, Decoder, Sink, Source},
     write::{BIT, RULES, Writer},
 };
 
@@ -77,11 +80,38 @@ struct Surplus {
     deltas: i64,
 }
 
+/// Which pages of a chunk hold something else: a bit each.
+pub(super) struct Pages(Vec<u64>);
+
+/// Their length is 2 to the power of this.
+const PAGE_BITS: u32 = 12;
+
+impl Pages {
+    pub(super) fn new(len: usize, changed: &[Range<usize>]) -> Self {
+        let mut bits = vec![0; (len >> PAGE_BITS) / 64 + 1];
+        for range in changed {
+            for page in range.start >> PAGE_BITS..=range.end.saturating_sub(1) >> PAGE_BITS {
+                bits[page / 64] |= 1 << (page % 64);
+            }
+        }
+        Pages(bits)
+    }
+
+    /// Whether any of them is in these ranges, none of which is empty.
+    fn any(&self, ranges: &[Range<usize>]) -> bool {
+        ranges.iter().any(|range| {
+            let mut pages = range.start >> PAGE_BITS..=(range.end - 1) >> PAGE_BITS;
+            pages.any(|page| self.0[page / 64] >> (page % 64) & 1 != 0)
+        })
+    }
+}
+
 /// Takes the items of the old chunk, writes those of the new one.
 pub(super) struct Follower<'a> {
     data: &'a [u8],
     /// Where the old chunk holds something else.
     changed: &'a [Range<usize>],
+    pages: &'a Pages,
     pace: &'a Pace,
     finder: &'a mut Finder,
     writer: Writer<'a>,
@@ -96,7 +126,7 @@ pub(super) struct Follower<'a> {
 impl<'a> Follower<'a> {
     pub(super) fn new(
         data: &'a [u8],
-        changed: &'a [Range<usize>],
+        (changed, pages): (&'a [Range<usize>], &'a Pages),
         pace: &'a Pace,
         finder: &'a mut Finder,
         writer: Writer<'a>,
@@ -105,6 +135,7 @@ impl<'a> Follower<'a> {
         Follower {
             data,
             changed,
+            pages,
             pace,
             finder,
             writer,
@@ -116,7 +147,7 @@ impl<'a> Follower<'a> {
     }
 
     /// At least `least` bytes.
-    pub(super) fn finish(mut self, least: usize) -> Vec<u8> {
+    fn finish(mut self, least: usize) -> Vec<u8> {
         self.run(self.data.len());
         self.writer.finish(least)
     }
@@ -141,6 +172,19 @@ impl<'a> Follower<'a> {
         }
         self.surplus.lengths += 1;
         self.at += len;
+    }
+
+    /// All bytes that an item is made of, and it itself; maybe those between.
+    fn range(&self, item: &Copied) -> [Range<usize>; 2] {
+        let (at, end) = (item.at, item.at + item.len);
+        let from = match item.source {
+            Source::Lz(offset) => at - offset as usize,
+            Source::Delta(power, offset) => at - ((offset as usize + 1) << power),
+        };
+        match item.source {
+            Source::Lz(_) => [from..from + item.len, at..end],
+            Source::Delta(..) => [from..end, at..end],
+        }
     }
 
     /// For how many bytes from `self.at` (inside of it) on an item gives what the data are.
@@ -283,8 +327,9 @@ impl<'a> Follower<'a> {
             let bytes = self.data[range].iter();
             bytes.map(|&byte| writer.cost_literal(byte)).sum()
         };
-        let own = writer.cost_lz(at, len, offset, item.repeat);
-        let said = writer.cost_lz(at, len, offset, false);
+        // dear to reckon: only when the rest holds
+        let own = || writer.cost_lz(at, len, offset, item.repeat);
+        let said = || writer.cost_lz(at, len, offset, false);
         let half = len / 2;
         let wants_length =
             lengths < 0 && literals < 0 || lengths <= 0 && (offsets > 0 || deltas > 0);
@@ -293,12 +338,12 @@ impl<'a> Follower<'a> {
             true => lengths > 0 && offsets <= 0 && len <= 2,
             false => lengths > 0 && offsets > 0 && len <= 3,
         };
-        if dropped && bytes(at..end) - own < self.pace.cheap {
+        if dropped && bytes(at..end) - own() < self.pace.cheap {
             self.literals(end);
-        } else if offsets < 0 && lengths < 0 && len >= LONG && said < self.pace.split {
+        } else if offsets < 0 && lengths < 0 && len >= LONG && said() < self.pace.split {
             self.copied(half, item.source, item.repeat);
             self.copied(end - self.at, item.source, false);
-        } else if offsets < 0 && lengths >= 0 && item.repeat && said - own < self.pace.cheap {
+        } else if offsets < 0 && lengths >= 0 && item.repeat && said() - own() < self.pace.cheap {
             self.copied(len, item.source, false);
         } else if offsets >= 0 && wants_length && len >= LONG {
             let cost = writer.cost_match(half) + writer.cost_repeat(0);
@@ -317,6 +362,69 @@ impl<'a> Follower<'a> {
     }
 }
 
+/// From this length on a second thread is worth its start.
+const FAST_FROM: usize = 1 << 20;
+/// How many items it hands over at once, and how often it does before it waits.
+const BATCH: usize = 1 << 12;
+const WAITING: usize = 4;
+
+/// Hands items over to another thread.
+struct Batches {
+    items: Vec<Copied>,
+    to: SyncSender<Vec<Copied>>,
+}
+
+impl Batches {
+    fn hand_over(&mut self) -> Result<(), Fault> {
+        let items = std::mem::replace(&mut self.items, Vec::with_capacity(BATCH));
+        // nobody takes them any more: the other thread has failed
+        self.to.send(items).map_err(|_| Fault::Truncated)
+    }
+}
+
+impl Sink for Batches {
+    fn literal(&mut self, _at: usize, _byte: u8) {}
+
+    fn copied(&mut self, item: &Copied) -> Result<(), Fault> {
+        self.items.push(*item);
+        match self.items.len() {
+            BATCH => self.hand_over(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Follower<'_> {
+    /// The new chunk, made of the items of `old`; at least as long as that. Large ones are decoded by another
+    /// thread meanwhile.
+    pub(super) fn follow(mut self, decoder: &mut Decoder, old: &[u8]) -> Result<Vec<u8>, Fault> {
+        let size = self.data.len();
+        if size < FAST_FROM {
+            decoder.walk(old, size, &mut self)?;
+            return Ok(self.finish(old.len()));
+        }
+        std::thread::scope(|scope| {
+            let (to, items) = sync_channel(WAITING);
+            let reader = scope.spawn(move || {
+                let mut batches = Batches {
+                    items: Vec::with_capacity(BATCH),
+                    to,
+                };
+                decoder.walk(old, size, &mut batches)?;
+                batches.hand_over()
+            });
+            for item in items.into_iter().flatten() {
+                Sink::copied(&mut self, &item)?;
+            }
+            match reader.join() {
+                Ok(read) => read?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+            Ok(self.finish(old.len()))
+        })
+    }
+}
+
 impl Sink for Follower<'_> {
     /// They are counted by where the next item is.
     fn literal(&mut self, _at: usize, _byte: u8) {}
@@ -324,7 +432,9 @@ impl Sink for Follower<'_> {
     fn copied(&mut self, item: &Copied) -> Result<(), Fault> {
         let end = item.at + item.len;
         self.run(item.at);
-        if self.at == item.at && self.holds(item) == item.len {
+        // most are told by that, without the memory that they would be compared in
+        let is_same = || !self.pages.any(&self.range(item)) || self.holds(item) == item.len;
+        if self.at == item.at && is_same() {
             self.again(item);
         } else {
             self.anew(end, Some(item));

@@ -46,14 +46,54 @@ const fn slots<const N: usize>(shape: &[usize]) -> [(u32, u8); N] {
     table
 }
 
-static OFFSET_SLOTS: [(u32, u8); MOST_OFFSETS] = slots(&OFFSET_SHAPE);
-static LENGTH_SLOTS: [(u32, u8); LENGTHS] = slots(&LENGTH_SHAPE);
+const OFFSET_SLOTS: [(u32, u8); MOST_OFFSETS] = slots(&OFFSET_SHAPE);
+const LENGTH_SLOTS: [(u32, u8); LENGTHS] = slots(&LENGTH_SHAPE);
 
-/// `value` >= 1.
-fn slot_of(table: &[(u32, u8)], value: u32) -> usize {
-    table
-        .partition_point(|&(base, _)| base <= value)
-        .saturating_sub(1)
+/// Slots of a kind of values, all of them >= 1.
+struct Values {
+    /// First value and raw bits of each.
+    slots: &'static [(u32, u8)],
+    /// Where to begin to look for that of a value with these first bits.
+    near: [u16; NEAR],
+}
+
+static OFFSETS: Values = Values::new(&OFFSET_SLOTS);
+static LENS: Values = Values::new(&LENGTH_SLOTS);
+
+/// Values are told apart by where their first bit is, and by so many behind it.
+const NEAR_BITS: u32 = 5;
+const NEAR: usize = 32 << NEAR_BITS;
+
+impl Values {
+    const fn new(slots: &'static [(u32, u8)]) -> Self {
+        let mut near = [0; NEAR];
+        let (mut slot, mut first) = (0, 0);
+        while first < NEAR {
+            let (top, next) = ((first >> NEAR_BITS) as u32, first as u64 % 32 + 32);
+            let least = (next << top) >> NEAR_BITS;
+            while slot + 1 < slots.len() && slots[slot + 1].0 as u64 <= least {
+                slot += 1;
+            }
+            near[first] = slot as u16;
+            first += 1;
+        }
+        Values { slots, near }
+    }
+
+    #[inline(always)]
+    fn slot_of(&self, value: u32) -> usize {
+        let top = (value | 1).ilog2();
+        let next = (u64::from(value) << NEAR_BITS) >> top;
+        let mut slot = usize::from(self.near[(top << NEAR_BITS) as usize + next as usize % 32]);
+        while self
+            .slots
+            .get(slot + 1)
+            .is_some_and(|&(base, _)| base <= value)
+        {
+            slot += 1;
+        }
+        slot
+    }
 }
 
 /// The offset codes only have the symbols that a chunk of this size can need.
@@ -61,7 +101,7 @@ fn offset_symbols(size: usize) -> usize {
     if size < 2 {
         0
     } else {
-        1 + slot_of(&OFFSET_SLOTS, (size - 1) as u32)
+        1 + OFFSETS.slot_of((size - 1) as u32)
     }
 }
 
@@ -253,9 +293,25 @@ mod tests {
         assert_eq!(LENGTH_SLOTS[LENGTHS - 1], (0x1_08ab, 30));
         assert_eq!(LENGTH_SLOTS[52], (0x8ab, 16));
         assert_eq!(
-            [1, 2, 8, 9, 12, 13].map(|offset| slot_of(&OFFSET_SLOTS, offset)),
+            [1, 2, 8, 9, 12, 13].map(|offset| OFFSETS.slot_of(offset)),
             [0, 1, 7, 8, 8, 9]
         );
+    }
+
+    #[test]
+    fn a_values_slot_is_the_last_that_begins_before_it() {
+        for values in [&OFFSETS, &LENS] {
+            let edges = values.slots.iter().map(|&(base, _)| base);
+            let powers = (0..32).map(|bit| 1 << bit);
+            let near = edges.chain(powers).flat_map(|at: u32| {
+                let from = at.saturating_sub(70).max(1);
+                from..at.saturating_add(70)
+            });
+            for value in near.chain([u32::MAX]) {
+                let slot = values.slots.partition_point(|&(base, _)| base <= value) - 1;
+                assert_eq!(values.slot_of(value), slot, "{value}");
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
         huffman::{Planner, Table},
         matches,
     },
-    Adapting, Decision, Decisions, LENGTH_SLOTS, LENGTHS, LITERALS, OFFSET_SLOTS, POWERS, Queue,
+    Adapting, Decision, Decisions, LENGTHS, LENS, LITERALS, OFFSETS, POWERS, Queue, Values,
     offset_symbols,
     x86::X86,
 };
@@ -309,7 +309,7 @@ impl Decoder {
                     let distance = if repeat {
                         recent.pick(which(&mut decide.not_first, &mut range))
                     } else {
-                        read_value(offset, &OFFSET_SLOTS, back, planner)?
+                        read_value(offset, &OFFSETS, back, planner)?
                     };
                     (Source::Lz(distance), repeat, u64::from(distance))
                 } else {
@@ -319,13 +319,13 @@ impl Decoder {
                         recent_deltas.pick(which(&mut decide.delta_not_first, &mut range))
                     } else {
                         let shift = power.read(back, planner)?;
-                        let raw = read_value(delta_offset, &OFFSET_SLOTS, back, planner)?;
+                        let raw = read_value(delta_offset, &OFFSETS, back, planner)?;
                         (shift as u8, raw)
                     };
                     let reach = (u64::from(raw) + 1) << shift;
                     (Source::Delta(shift, raw), repeat, reach)
                 };
-                let len = read_value(length, &LENGTH_SLOTS, back, planner)? as usize;
+                let len = read_value(length, &LENS, back, planner)? as usize;
                 if reach > at as u64 {
                     return Err(Fault::BadMatch);
                 }
@@ -368,11 +368,11 @@ fn which(not: &mut [Decision<64>; 2], range: &mut RangeReader<'_>) -> usize {
 #[inline(always)]
 fn read_value<const BITS: u32, const SIZE: usize>(
     code: &mut ReadCode<BITS, SIZE>,
-    slots: &[(u32, u8)],
+    values: &Values,
     back: &mut BackReader<'_>,
     planner: &mut Planner,
 ) -> Result<u32, Fault> {
-    let (base, raw) = slots[code.read(back, planner)?];
+    let (base, raw) = values.slots[code.read(back, planner)?];
     Ok(if raw == 0 {
         base
     } else {

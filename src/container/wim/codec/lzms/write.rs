@@ -10,11 +10,10 @@ use super::{
         huffman::{Planner, codewords},
         matches::{self, Finder, Recent, Rules, Step},
     },
-    Adapting, Decision, Decisions, LENGTH_SLOTS, LENGTHS, LITERALS, OFFSET_SLOTS, POWERS, Queue,
-    follow::{Follower, PACES},
+    Adapting, Decision, Decisions, LENGTHS, LENS, LITERALS, OFFSETS, POWERS, Queue, Values,
+    follow::{Follower, PACES, Pages},
     offset_symbols,
     read::{Decoder, Source},
-    slot_of,
     x86::X86,
 };
 
@@ -176,20 +175,20 @@ impl WriteCode {
         i64::from(self.model.lens[symbol]) * BIT
     }
 
-    fn cost_value(&self, slots: &[(u32, u8)], value: u32) -> i64 {
-        let slot = slot_of(slots, value);
-        self.cost(slot) + i64::from(slots[slot].1) * BIT
+    fn cost_value(&self, values: &Values, value: u32) -> i64 {
+        let slot = values.slot_of(value);
+        self.cost(slot) + i64::from(values.slots[slot].1) * BIT
     }
 
     fn put_value(
         &mut self,
-        slots: &[(u32, u8)],
+        values: &Values,
         value: u32,
         back: &mut BackWriter,
         planner: &mut Planner,
     ) {
-        let slot = slot_of(slots, value);
-        let (base, raw) = slots[slot];
+        let slot = values.slot_of(value);
+        let (base, raw) = values.slots[slot];
         self.put(slot, back, planner);
         back.put(value - base, u32::from(raw));
     }
@@ -300,6 +299,7 @@ impl Encoder {
         self.x86.apply(&mut data);
         let changed = matches::differences(&was, &data);
         drop(was);
+        let pages = Pages::new(data.len(), &changed);
         let finder = match self.chunk_size > LOCAL_FROM {
             true => self.local.get_or_insert_with(Finder::local),
             false => self
@@ -309,10 +309,9 @@ impl Encoder {
         let mut best: Option<Vec<u8>> = None;
         for pace in &PACES {
             let writer = Writer::new(&mut self.codes, data.len());
-            let mut follower = Follower::new(&data, &changed, pace, finder, writer);
+            let follower = Follower::new(&data, (&changed, &pages), pace, finder, writer);
             // the items of a large chunk are too many to be kept: each round decodes them again
-            decoder.walk(old, data.len(), &mut follower).ok()?;
-            let made = follower.finish(old.len());
+            let made = follower.follow(&mut decoder, old).ok()?;
             let fits = made.len() <= old.len();
             if best.as_ref().is_none_or(|best| made.len() < best.len()) {
                 best = Some(made);
@@ -396,7 +395,7 @@ impl<'a> Writer<'a> {
                     put_which(&mut decide.not_first, range, which);
                     recent.pick(which);
                 } else {
-                    codes.offset.put_value(&OFFSET_SLOTS, offset, back, planner);
+                    codes.offset.put_value(&OFFSETS, offset, back, planner);
                 }
                 recent.used(offset, end);
                 known.is_none()
@@ -412,15 +411,13 @@ impl<'a> Writer<'a> {
                 } else {
                     codes.power.put(usize::from(power), back, planner);
                     let code = &mut codes.delta_offset;
-                    code.put_value(&OFFSET_SLOTS, offset, back, planner);
+                    code.put_value(&OFFSETS, offset, back, planner);
                 }
                 recent_deltas.used((power, offset), end);
                 known.is_none()
             }
         };
-        codes
-            .length
-            .put_value(&LENGTH_SLOTS, len as u32, back, planner);
+        codes.length.put_value(&LENS, len as u32, back, planner);
         is_said
     }
 
@@ -436,7 +433,7 @@ impl<'a> Writer<'a> {
         let source = match then.known(&offset).filter(|_| repeat) {
             Some(which) => self.cost_repeat(which),
             None => {
-                let offset = self.codes.offset.cost_value(&OFFSET_SLOTS, offset);
+                let offset = self.codes.offset.cost_value(&OFFSETS, offset);
                 self.decide.repeats.cost(false) + offset
             }
         };
@@ -458,7 +455,7 @@ impl<'a> Writer<'a> {
         let length = &self.codes.length;
         self.decide.is_match.cost(true)
             + self.decide.is_delta.cost(false)
-            + length.cost_value(&LENGTH_SLOTS, len as u32)
+            + length.cost_value(&LENS, len as u32)
     }
 
     /// At least `least` bytes.
