@@ -12,9 +12,10 @@ use declone::{
 };
 
 use crate::{
+    machine::{self, HIVE},
     support::{
         random::Random,
-        wim_builder::{self as wim, Wim},
+        wim_builder::{self as wim, Node, Wim},
     },
     wim::tree,
 };
@@ -123,4 +124,40 @@ fn a_byte_that_changes_behind_the_writers_back_is_noticed() {
         assert!(flips >= 84, "{size}: {flips} flips");
         assert!(staged.problems(true).is_empty());
     }
+}
+
+/// In the pages that a large file begins and ends in others lie, too: that they were touched says nothing.
+#[test]
+fn contents_that_were_written_are_checked_to_their_last_byte() {
+    let mut root = Node::directory("");
+    let mut hive = machine::hive(5);
+    hive.spare_bins(300);
+    let len = hive.build().len();
+    assert!(len > 1 << 20);
+    root.add(
+        r"\WINDOWS\before.txt",
+        b"so that the hive begins in the midst of a page",
+    );
+    root.add(HIVE, &hive.build());
+    let file = Wim::new(vec![root]).build();
+    let mut staged = staged(&file);
+    assert!(staged.problems(true).is_empty());
+    let mut now = vec![0; file.len()];
+    staged.overlay.read_at(0, &mut now).unwrap();
+    let start = now.windows(4).position(|four| four == b"regf").unwrap();
+    assert!(!start.is_multiple_of(4096) && !(start + len).is_multiple_of(4096));
+    let last = (start + len - 1) / 4096 * 4096;
+    staged.touched = vec![last as u64..last as u64 + 4096];
+    for at in [
+        start,
+        start + 1,
+        start + len / 2,
+        start + len - 2,
+        start + len - 1,
+    ] {
+        staged.overlay.write_at(at as u64, &[now[at] ^ 1]).unwrap();
+        assert!(!staged.problems(true).is_empty(), "{:#x}", at - start);
+        staged.overlay.write_at(at as u64, &[now[at]]).unwrap();
+    }
+    assert!(staged.problems(true).is_empty());
 }

@@ -110,7 +110,9 @@ impl Writer {
             let solid = solid.ok_or_else(|| Error::internal("WIM solid resource: its number"))?;
             self.0.file.watch(&solid.chunks, one.index)?;
         }
-        self.0.pending()?.promises = written.promises.clone();
+        let mut pending = self.0.pending()?;
+        pending.promises = written.promises.clone();
+        pending.fresh = written.fresh.clone();
         Ok(())
     }
 }
@@ -124,6 +126,8 @@ pub struct Written {
     pub scrubbed: bool,
     /// What chunks that were encoded again are to hold.
     promises: Vec<Promise>,
+    /// Hashes of contents that were written.
+    fresh: HashSet<read::Hash>,
 }
 
 /// What a chunk of a solid resource that was encoded again is to hold.
@@ -174,6 +178,7 @@ struct Pending {
     checked: BTreeSet<(usize, usize)>,
     /// What another who wrote the file said of it.
     promises: Vec<Promise>,
+    fresh: HashSet<read::Hash>,
     /// Image, first dentry: the hash of the contents with what was written.
     hashes: BTreeMap<(usize, usize), read::Hash>,
 }

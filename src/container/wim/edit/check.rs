@@ -95,11 +95,11 @@ fn is_touched(range: &Range<u64>, touched: &[Range<u64>]) -> bool {
 /// chunk that holds what was promised only what changed is asked for it.
 fn check_hashes(wim: &Wim, touched: &[Range<u64>], out: &mut Vec<String>) -> Result<()> {
     let file = &wim.file;
-    let (promises, known) = {
+    let (promises, fresh, known) = {
         let pending = wim.pending()?;
         let blobs = pending.checked.iter();
         let known: HashSet<usize> = blobs.filter_map(|key| wim.blob_of(*key)).collect();
-        (pending.promises.clone(), known)
+        (pending.promises.clone(), pending.fresh.clone(), known)
     };
     let promised: HashMap<(usize, usize), &Promise> = promises
         .iter()
@@ -112,6 +112,7 @@ fn check_hashes(wim: &Wim, touched: &[Range<u64>], out: &mut Vec<String>) -> Res
         }
         let solid = file.solid_of(index)?;
         let written = match solid {
+            _ if fresh.contains(&blob.hash) => true,
             None => is_touched(&blob.resource.range(), touched),
             Some((number, start)) => {
                 let own = start..start.saturating_add(blob.len());

@@ -639,6 +639,7 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
         remarks: kept_contents(wim, &pending, &renamed, &edits),
         scrubbed,
         promises: promises.collect(),
+        fresh: renamed.into_values().collect(),
     })
 }
 
