@@ -7,7 +7,7 @@ use declone::{
     apply::stage,
     container::Written,
     device::{BlockDevice, Device, Memory, Overlay},
-    image::{self, Options},
+    image::{self, ImageIndex, Options},
     plan,
 };
 
@@ -25,12 +25,17 @@ struct Staged {
     overlay: Arc<Overlay>,
     written: Written,
     touched: Vec<Range<u64>>,
+    options: Options,
 }
 
 fn staged(file: &[u8]) -> Staged {
+    staged_with(file, Options::default())
+}
+
+fn staged_with(file: &[u8], options: Options) -> Staged {
     let base: Device = Arc::new(Memory::new(file.to_vec()));
     let overlay = Arc::new(Overlay::new(base));
-    let image = image::open(overlay.clone(), &Options::default()).unwrap();
+    let image = image::open(overlay.clone(), &options).unwrap();
     let rules = declone::rules::select(&["sms".to_owned()]).unwrap();
     let plan = plan::make(&image, &rules, &mut |_, _, _| {}).unwrap();
     stage::stage(&image, &plan).unwrap();
@@ -40,13 +45,14 @@ fn staged(file: &[u8]) -> Staged {
         overlay,
         written,
         touched,
+        options,
     }
 }
 
 impl Staged {
     /// What is wrong with it, for one who is told what was written and for one who is not.
     fn problems(&self, told: bool) -> Vec<String> {
-        let image = match image::open(self.overlay.clone(), &Options::default()) {
+        let image = match image::open(self.overlay.clone(), &self.options) {
             Ok(image) => image,
             Err(error) => return vec![error.to_string()],
         };
@@ -58,11 +64,13 @@ impl Staged {
                 .expect(&self.written)
                 .unwrap();
         }
-        let tree = image.volumes[0].tree().unwrap();
-        match tree.check_touched(&self.touched) {
-            Ok(problems) => problems,
-            Err(error) => vec![error.to_string()],
-        }
+        let trees = image.volumes.iter().filter_map(|volume| volume.tree());
+        trees
+            .flat_map(|tree| match tree.check_touched(&self.touched) {
+                Ok(problems) => problems,
+                Err(error) => vec![error.to_string()],
+            })
+            .collect()
     }
 }
 
@@ -160,4 +168,31 @@ fn contents_that_were_written_are_checked_to_their_last_byte() {
         staged.overlay.write_at(at as u64, &[now[at]]).unwrap();
     }
     assert!(staged.problems(true).is_empty());
+}
+
+/// What all images share is checked whichever of them is cleaned.
+#[test]
+fn one_image_alone_is_checked_like_all() {
+    for number in [1, 2] {
+        let mut archive = Wim::new(vec![tree(), tree()]);
+        archive.solid = Some(1 << 15);
+        let file = archive.build();
+        let options = Options {
+            image_index: Some(ImageIndex::One(number)),
+            ..Options::default()
+        };
+        let staged = staged_with(&file, options);
+        assert!(staged.problems(true).is_empty());
+        let mut now = vec![0; staged.overlay.len() as usize];
+        staged.overlay.read_at(0, &mut now).unwrap();
+        // The hive got contents of its own: where they begin, nothing was or something else.
+        let mut hives = (0..now.len() - 4).filter(|at| &now[*at..at + 4] == b"regf");
+        let at = hives.find(|at| file.get(*at..at + 4) != Some(b"regf"));
+        let at = at.unwrap() + 600;
+        staged.overlay.write_at(at as u64, &[!now[at]]).unwrap();
+        for told in [false, true] {
+            let problems = staged.problems(told);
+            assert!(!problems.is_empty(), "image {number}, told {told}");
+        }
+    }
 }

@@ -194,14 +194,7 @@ pub fn chunks(file: &[u8]) -> BTreeSet<Vec<u8>> {
         }
         let bytes = &file[one.at..one.at + one.size];
         if one.flags & 0x10 != 0 {
-            let count = wim::get64(bytes, 0).div_ceil(wim::get32(bytes, 8));
-            let mut at = 16 + 4 * count;
-            for i in 0..count {
-                let len = wim::get32(bytes, 16 + 4 * i);
-                out.insert(bytes[at..at + len].to_vec());
-                at += len;
-            }
-            assert_eq!(at, bytes.len());
+            out.extend(cut(bytes));
             continue;
         }
         if one.flags & 4 == 0 {
@@ -219,6 +212,20 @@ pub fn chunks(file: &[u8]) -> BTreeSet<Vec<u8>> {
                 .map(|pair| data[pair[0]..pair[1]].to_vec()),
         );
     }
+    out
+}
+
+/// The chunks of a solid resource.
+fn cut(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let count = wim::get64(bytes, 0).div_ceil(wim::get32(bytes, 8));
+    let mut at = 16 + 4 * count;
+    let mut out = Vec::new();
+    for i in 0..count {
+        let len = wim::get32(bytes, 16 + 4 * i);
+        out.push(bytes[at..at + len].to_vec());
+        at += len;
+    }
+    assert_eq!(at, bytes.len());
     out
 }
 
@@ -446,16 +453,7 @@ fn solid_chunks(file: &[u8]) -> Vec<Vec<u8>> {
     let entry = runs[0][0];
     assert!(runs.len() == 1 && wim::get64(entry, 16) == SOLID);
     let one = wim::place(entry, 0);
-    let bytes = &file[one.at..one.at + one.size];
-    let count = wim::get64(bytes, 0).div_ceil(wim::get32(bytes, 8));
-    let mut at = 16 + 4 * count;
-    let mut out = Vec::new();
-    for i in 0..count {
-        let len = wim::get32(bytes, 16 + 4 * i);
-        out.push(bytes[at..at + len].to_vec());
-        at += len;
-    }
-    out
+    cut(&file[one.at..one.at + one.size])
 }
 
 /// Of the chunks that change some keep their length, are written where they were, and move with the others.
@@ -505,6 +503,35 @@ fn solid_chunks_that_keep_their_length_beside_some_that_do_not() {
             kept > 0 && moved > 0,
             "{method}: {kept} kept, {moved} moved"
         );
+    }
+}
+
+#[test]
+fn compressed_contents_are_searched_whichever_image_is_chosen() {
+    if !called("compressed_contents_are_searched_whichever_image_is_chosen") {
+        return;
+    }
+    let dir = scratch();
+    let source = dir.path().join("source");
+    fs::create_dir_all(source.join("WINDOWS")).unwrap();
+    let text = format!(
+        "{}{}",
+        machine::ini(),
+        "so that it is compressed\n".repeat(300)
+    );
+    fs::write(source.join("WINDOWS/Smscfg.ini"), machine::ini()).unwrap();
+    fs::write(source.join("notes.txt"), text).unwrap();
+    let image = dir.path().join("a.wim");
+    for (verb, name) in [("capture", "one"), ("append", "two")] {
+        tool("wimlib-imagex", &[verb, arg(&source), arg(&image), name]);
+    }
+    assert!(!holds(
+        &fs::read(&image).unwrap(),
+        b"so that it is compressed\nso that it"
+    ));
+    for number in ["1", "2", "all"] {
+        let ran = declone(&["verify", arg(&image), "--image-index", number]).exits(1);
+        assert!(ran.out.contains(r"in \notes.txt of image 1"), "{}", ran.out);
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{Hash, Hasher},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 
 use super::{Edges, Facts, Format, Open, Source, format as magics};
@@ -193,6 +193,8 @@ struct Wim {
     obstacles: Vec<Obstacle>,
     owners: Vec<Option<(usize, usize)>>,
     pending: Mutex<Pending>,
+    /// The image that speaks for what all share: the first one that is asked.
+    speaker: OnceLock<usize>,
 }
 
 impl Wim {
@@ -200,6 +202,12 @@ impl Wim {
         self.pending
             .lock()
             .map_err(|_| Error::internal("WIM: lock poisoned"))
+    }
+
+    /// Whether what all images share is this one's to tell. Not always the first's: with one image chosen
+    /// nobody asks the others.
+    fn speaks(&self, image: usize) -> bool {
+        *self.speaker.get_or_init(|| image) == image
     }
 
     /// The index of a file's contents: image, first dentry.
@@ -403,6 +411,7 @@ fn open(source: &Source<'_>) -> Result<Archive> {
         trees,
         obstacles,
         pending: Mutex::default(),
+        speaker: OnceLock::new(),
     });
     let images = (1_u32..)
         .zip(0..wim.trees.len())

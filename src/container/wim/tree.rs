@@ -468,8 +468,8 @@ impl FileTree for ImageTree {
             bytes,
         });
         total = total.saturating_add(wide(bytes.len()));
-        if self.index > 0 {
-            // Images share their contents: they were shown with the first.
+        if !self.wim.speaks(self.index) {
+            // Images share their contents: another showed them.
             return Ok(total);
         }
         let file = &self.wim.file;

@@ -33,8 +33,8 @@ pub(in super::super) fn problems(
 ) -> Result<Vec<String>> {
     let file = &wim.file;
     let mut out = Vec::new();
-    if image > 0 {
-        // The file is one; the first image's turn was enough.
+    if !wim.speaks(image) {
+        // The file is one; another image's turn was enough.
         return Ok(out);
     }
     let refs = count_refs(wim, &[]);
