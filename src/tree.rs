@@ -5,6 +5,9 @@
 
 use std::{fmt, ops::Range};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::{
     error::{Error, Result},
     text::{Name, WinPath, ascii_upcase},
@@ -70,6 +73,45 @@ impl NamePattern {
             NamePart::Whole => folded == self.folded,
             NamePart::Start => folded.starts_with(&self.folded),
             NamePart::End => folded.ends_with(&self.folded),
+        }
+    }
+}
+
+/// Why something was not looked at; the words of `--accept`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnseenClass {
+    /// It cannot be read: a structure contradicts itself.
+    Damaged,
+    /// Its contents lie in another file, store or place.
+    Elsewhere,
+    /// It is encrypted.
+    Encrypted,
+    /// It is compressed or archived in a form that is not searched.
+    Packed,
+    /// It is a disk image or an archive of files: a tree of its own.
+    Nested,
+    /// Its format is not read.
+    Unsupported,
+    /// It lies behind the end of the image file.
+    OutOfFile,
+    /// It could be searched, and was not.
+    Unsearched,
+}
+
+impl UnseenClass {
+    /// As the user writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::Elsewhere => "elsewhere",
+            Self::Encrypted => "encrypted",
+            Self::Packed => "packed",
+            Self::Nested => "nested",
+            Self::Unsupported => "unsupported",
+            Self::OutOfFile => "out_of_file",
+            Self::Unsearched => "unsearched",
         }
     }
 }

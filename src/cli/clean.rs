@@ -22,7 +22,7 @@ use crate::{
     report::{Done, ImageFacts, ImageReport, PatchFacts, RemovalFacts, Searched},
     rules::Rule,
     text::{WinPath, escape},
-    tree::Disposition,
+    tree::{Disposition, UnseenClass},
     verify::{
         self, Expected, ExpectedHive, Readable, Verification, residue,
         search::{Hit, MAX_HITS, MAX_LISTED},
@@ -710,10 +710,11 @@ impl Clean<'_> {
         seen.residues.append(&mut seen.loose);
         let more = seen.residues.len().saturating_sub(MAX_LISTED);
         if more > 0 {
-            self.report.not_scanned.push(plan::NotScanned {
-                what: format!("{more} more hits"),
-                reason: "they were searched and are left, but only the first are listed".to_owned(),
-            });
+            self.report.not_scanned.push(plan::NotScanned::new(
+                UnseenClass::Unsearched,
+                format!("{more} more hits"),
+                "they were searched and are left, but only the first are listed",
+            ));
             // What is the identity's comes first; mentions of names are cut.
             seen.residues.sort_by_key(|residue| !residue.is_identity());
             seen.residues.truncate(MAX_LISTED);

@@ -19,7 +19,7 @@ use crate::{
     report::{Done, ErrorFacts, ImageReport, Phase, RemovalFacts, Searched},
     rules::Rule,
     text::escape,
-    tree::{FileEntry, FileTree},
+    tree::{FileEntry, FileTree, UnseenClass},
     verify::{
         self, Expected, residue,
         residue::{Residue, Where},
@@ -166,10 +166,11 @@ pub(super) fn verify(
     });
     let more = raw.hit_count.saturating_sub(raw.residues.len() as u64);
     if more > 0 {
-        report.not_scanned.push(NotScanned {
-            what: format!("{more} more hits"),
-            reason: "only the first few thousand are listed with their owner".into(),
-        });
+        report.not_scanned.push(NotScanned::new(
+            UnseenClass::Unsearched,
+            format!("{more} more hits"),
+            "only the first few thousand are listed with their owner",
+        ));
     }
     report.residues = raw.residues;
     scan::settle(report, &image, &plan);
@@ -182,19 +183,27 @@ pub(super) fn verify(
 
 /// What is not looked at, and what a directory does not show at all.
 fn add_unseen(directory: &Directory, part: &mut VolumePlan) -> Result<()> {
-    let mut say = |what: String, reason: String| part.not_scanned.push(NotScanned { what, reason });
-    say(
-        "freed clusters, slack and journals of the file system".to_owned(),
+    let mut below = NotScanned::new(
+        UnseenClass::Unsearched,
+        "freed clusters, slack and journals of the file system",
         "a directory shows files only: what its file system keeps of removed files and replaced hives \
-         stays until it is overwritten; to have that wiped, unmount and clean the image or the device"
-            .to_owned(),
-    );
+         stays until it is overwritten",
+    )
+    .remedy("to have that wiped, unmount and clean the image or the device");
+    // Whoever names a directory asked for its files.
+    below.accepted = true;
+    part.not_scanned.push(below);
+    let mut say = |class: UnseenClass, what: String, reason: String| {
+        part.not_scanned.push(NotScanned::new(class, what, reason));
+    };
     let (mut skipped, count) = directory.skipped();
     skipped.sort_by_key(|one| !one.named_so);
     let mut named = 0_u64;
     for one in &skipped {
+        let mut class = UnseenClass::Elsewhere;
         let reason = match &one.why {
             Why::Unread(kind, what) => {
+                class = UnseenClass::Damaged;
                 let error = Error::new(*kind, what.clone())
                     .at("file", &one.path)
                     .advise("run declone as a user who may read all of the directory");
@@ -207,16 +216,18 @@ fn add_unseen(directory: &Directory, part: &mut VolumePlan) -> Result<()> {
             Why::Special(what) => format!("it is {what}: not opened"),
         };
         named += 1;
-        say(one.path.to_string(), reason);
+        say(class, one.path.to_string(), reason);
     }
     if count > named {
         say(
+            UnseenClass::Elsewhere,
             format!("{} more names", count - named),
             "links, other mounts, devices and the like: not followed, entered or opened".to_owned(),
         );
     }
     for (link, _) in directory.temporaries() {
         say(
+            UnseenClass::Unsearched,
             directory.path(&link).to_string(),
             "a temporary file of a clean that was interrupted; `clean` removes it".to_owned(),
         );
@@ -230,6 +241,7 @@ fn add_unseen(directory: &Directory, part: &mut VolumePlan) -> Result<()> {
         let outside = directory.names_outside(entry.id)?;
         if outside > 0 {
             say(
+                UnseenClass::Elsewhere,
                 entry.path(),
                 format!(
                     "{outside} more names of this file lie outside of the directory (hard links): they \

@@ -13,6 +13,7 @@ use crate::{
     plan::{self, tokens, tokens::Token},
     report::{ImageReport, Searched},
     rules::Rule,
+    tree::UnseenClass,
     verify::{residue, search::MAX_LISTED},
 };
 
@@ -62,10 +63,11 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         });
     }
     if raw.hit_count > raw.residues.len() as u64 {
-        report.not_scanned.push(plan::NotScanned {
-            what: format!("{} more hits", raw.hit_count - raw.residues.len() as u64),
-            reason: "only the first few thousand are listed with their owner".into(),
-        });
+        report.not_scanned.push(plan::NotScanned::new(
+            UnseenClass::Unsearched,
+            format!("{} more hits", raw.hit_count - raw.residues.len() as u64),
+            "only the first few thousand are listed with their owner",
+        ));
     }
     report.residues = raw.residues;
     place::name_residues(&host, &mut report.residues);

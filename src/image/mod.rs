@@ -105,6 +105,9 @@ pub struct Volume {
     pub content: Content,
     /// Where the disk's bytes lie in the file.
     pub places: Places,
+    /// Whether it is known to hold nothing of its own: a reserved partition of zeros, a slot that only
+    /// stands for others.
+    pub blank: bool,
 }
 
 /// What can be done with a volume.
@@ -353,6 +356,7 @@ pub fn of_directory(directory: &Arc<Directory>) -> Image {
             kind: None,
             content: Content::Files(directory.tree()),
             places: Places::none(),
+            blank: false,
         }],
         file: Arc::clone(&nothing),
         disk: nothing,
@@ -411,6 +415,7 @@ fn open_images(
                 false => Content::Skipped,
             },
             places: opened.places.clone(),
+            blank: false,
         })
         .collect()
 }
@@ -434,6 +439,7 @@ fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Resu
         kind: None,
         content: Content::Skipped,
         places: opened.places.clone(),
+        blank: false,
     };
     let disk = &opened.disk;
     if options
@@ -444,6 +450,7 @@ fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Resu
     }
     if let Some(reason) = &slot.skip {
         volume.content = Content::Closed(reason.clone());
+        volume.blank = slot.is_hollow() || is_blank(disk, slot)?;
         return Ok(volume);
     }
     let inside = disk.len().saturating_sub(slot.start).min(slot.len);
@@ -476,12 +483,52 @@ fn open_slot(opened: &container::Opened, slot: &Slot, options: &Options) -> Resu
             Ok(exfat) => Content::Files(Box::new(exfat)),
             Err(error) => Content::Broken(volume.climb(error)),
         },
-        _ => Content::Closed(match probe.advice {
-            Some(advice) => format!("{}; {advice}", probe.evidence),
-            None => probe.evidence,
-        }),
+        kind => {
+            volume.blank = kind == volume::Kind::Unknown && is_blank(disk, slot)?;
+            Content::Closed(match probe.advice {
+                Some(advice) => format!("{}; {advice}", probe.evidence),
+                None => probe.evidence,
+            })
+        }
     };
     Ok(volume)
+}
+
+/// Most bytes read to find out whether a partition holds anything: reserved ones of Windows have 16 or
+/// 128 MiB, and one that a person forgot is worth a word.
+const BLANK_LIMIT: u64 = 256 << 20;
+
+/// Whether a slot that lies whole in the disk holds nothing but zeros.
+fn is_blank(disk: &Device, slot: &Slot) -> Result<bool> {
+    let Some(end) = slot
+        .start
+        .checked_add(slot.len)
+        .filter(|end| *end <= disk.len())
+    else {
+        return Ok(false);
+    };
+    let (mut at, mut read) = (slot.start, 0_u64);
+    let mut buffer = vec![0; 1 << 20];
+    while at < end
+        && let Some(data) = disk.next_data(at)?
+    {
+        at = data.start.max(at);
+        let stop = data.end.min(end);
+        while at < stop {
+            let len = (stop - at).min(buffer.len() as u64);
+            read = read.saturating_add(len);
+            if read > BLANK_LIMIT {
+                return Ok(false);
+            }
+            let piece = &mut buffer[..len as usize];
+            disk.read_at(at, piece)?;
+            if !crate::bytes::all_zero(piece) {
+                return Ok(false);
+            }
+            at += len;
+        }
+    }
+    Ok(true)
 }
 
 /// Largest hive that is read into memory. A hive can hold 2 GiB at most: its cells are addressed by

@@ -75,6 +75,14 @@ pub struct Slot {
     pub skip: Option<String>,
 }
 
+impl Slot {
+    /// Whether it only stands for others: the container of the logical partitions, the shield of a GPT.
+    #[must_use]
+    pub fn is_hollow(&self) -> bool {
+        self.kind.starts_with("extended") || self.kind == "GPT protective"
+    }
+}
+
 /// The partitions of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Table {

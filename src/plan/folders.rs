@@ -3,13 +3,13 @@
 
 use std::collections::HashSet;
 
-use super::{Finding, Subject, VolumePlan, file_places};
+use super::{Finding, Left, LeftClass, NotScanned, Subject, VolumePlan, file_places};
 use crate::{
     error::{Error, Kind, Result},
     image::Volume,
     rules::{Action, Rule},
     text::WinPath,
-    tree::{FileEntry, FileId, FileTree, Storage},
+    tree::{FileEntry, FileId, FileTree, Storage, UnseenClass},
 };
 
 /// Most files and directories looked at below one directory.
@@ -104,13 +104,15 @@ pub(super) fn plan(
         Ok(below) => below,
         Err(error) if error.kind() == Kind::Io => return Err(error),
         Err(error) => {
-            part.skip(entry.path(), format!("not emptied: {error}"));
+            let reason = format!("not emptied: {error}");
+            part.skip(NotScanned::of_file(UnseenClass::Damaged, entry, reason));
             action = Action::Report;
             Below::default()
         }
     };
     for (what, why) in below.unlisted.iter().take(MAX_NAMED) {
-        part.skip(what.clone(), format!("cannot be listed: {why}"));
+        let reason = format!("cannot be listed: {why}");
+        part.skip(NotScanned::new(UnseenClass::Damaged, what.clone(), reason));
     }
     let mut evidence = format!(
         "a directory with {} files and {} directories below it, {} bytes",
@@ -124,10 +126,15 @@ pub(super) fn plan(
             paths.any(|path| is_below(path, entry))
         });
         if holds_hive {
-            part.skip(
-                entry.path(),
-                "not emptied: there is a registry hive below it",
-            );
+            part.left.push(Left {
+                class: LeftClass::Live,
+                what: "not emptied: there is a registry hive below it".to_owned(),
+                owner: entry.path(),
+                image_offset: None,
+                count: 1,
+                remedy: "look whether it is a client's, and remove its files by hand".to_owned(),
+                accepted: false,
+            });
             evidence.push_str("; NOT EMPTIED: there is a registry hive below it");
             action = Action::Report;
         }
@@ -139,7 +146,15 @@ pub(super) fn plan(
             if let Some(why) = why_kept(&file, entry) {
                 kept = kept.saturating_add(1);
                 if kept <= MAX_NAMED {
-                    part.skip(file.path(), format!("not removed: {why}"));
+                    part.left.push(Left {
+                        class: LeftClass::Live,
+                        what: format!("not removed: {why}"),
+                        owner: file.path(),
+                        image_offset: None,
+                        count: 1,
+                        remedy: "remove it in Windows before the capture".to_owned(),
+                        accepted: false,
+                    });
                 }
                 continue;
             }

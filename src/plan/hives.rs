@@ -8,8 +8,8 @@ pub(super) use others::plan_others;
 use std::sync::Mutex;
 
 use super::{
-    Container, Finding, Gathered, HiveBytes, HivePlan, Identifier, Subject, View, VolumePlan,
-    ladder, open_hive,
+    Container, Finding, Gathered, HiveBytes, HivePlan, Identifier, NotScanned, Subject, View,
+    VolumePlan, ladder, open_hive,
     tokens::{self, Class},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     image::{Volume, place_in},
     rules::{self, Action, HiveName, Rule, Target},
     text::{Name, escape},
-    tree::{Extent, FileEntry, FileTree, Storage},
+    tree::{Extent, FileEntry, FileTree, Storage, UnseenClass},
     units::{FileOffset, HiveOffset, VolumeOffset},
     windows::{
         self, HiveFile, Role, Shape,
@@ -57,7 +57,11 @@ pub(super) fn plan_hive(
             if live {
                 part.blockers
                     .push(not_plain(&reason, volume).at("file", &path));
-                part.skip(path, reason);
+                part.skip(NotScanned::of_file(
+                    UnseenClass::Packed,
+                    &file.entry,
+                    reason,
+                ));
                 return Ok(());
             }
             return match packed_copies::plan(
@@ -65,7 +69,12 @@ pub(super) fn plan_hive(
             ) {
                 Err(error) if error.kind() == Kind::Io => Err(error),
                 Err(error) => {
-                    part.skip(path, format!("{reason}: {error}"));
+                    let reason = format!("{reason}: {error}");
+                    part.skip(NotScanned::of_file(
+                        UnseenClass::Packed,
+                        &file.entry,
+                        reason,
+                    ));
                     Ok(())
                 }
                 Ok(()) => Ok(()),
@@ -80,7 +89,8 @@ pub(super) fn plan_hive(
             return Ok(());
         }
         Shape::Other(reason) => {
-            part.skip(path.clone(), reason.clone());
+            let class = class_of(&file.entry.storage);
+            part.skip(NotScanned::of_file(class, &file.entry, reason.clone()));
             if live {
                 part.blockers
                     .push(not_plain(reason, volume).at("file", path));
@@ -95,11 +105,27 @@ pub(super) fn plan_hive(
         }
         Err(error) if error.kind() == Kind::Io => Err(error),
         Err(error) => {
-            part.skip(path, error.to_string());
+            part.skip(NotScanned::of_file(
+                UnseenClass::Damaged,
+                &file.entry,
+                error.to_string(),
+            ));
             if live {
                 part.blockers.push(volume.climb(error));
             }
             Ok(())
+        }
+    }
+}
+
+/// Why a file that is no plain hive cannot be read.
+fn class_of(storage: &Storage) -> UnseenClass {
+    match storage {
+        Storage::Encrypted => UnseenClass::Encrypted,
+        Storage::Redirected(_) => UnseenClass::Elsewhere,
+        Storage::Compressed => UnseenClass::Packed,
+        Storage::Resident | Storage::Plain | Storage::Sparse | Storage::None => {
+            UnseenClass::Damaged
         }
     }
 }
@@ -153,7 +179,10 @@ fn read_hive(
         HiveBytes::Replayed { primary, bytes, .. } => {
             let after = look(bytes, &[]).map_err(|error| error.at("hive", AFTER))?;
             let on_disk = look(primary, &extents).unwrap_or_else(|error| {
-                part.skip(path.clone(), format!("as it is on disk: {error}"));
+                let reason = format!("as it is on disk: {error}");
+                part.skip(
+                    NotScanned::of_file(UnseenClass::Damaged, &file.entry, reason).harmless(),
+                );
                 Look::default()
             });
             both_views(on_disk, after)
@@ -164,20 +193,24 @@ fn read_hive(
         return Ok(None);
     }
     if seen.skipped > 0 {
-        part.skip(
-            path.clone(),
-            format!("{} damaged entries of the hive", seen.skipped),
-        );
+        let reason = format!("{} damaged entries of the hive", seen.skipped);
+        part.skip(NotScanned::of_file(
+            UnseenClass::Damaged,
+            &file.entry,
+            reason,
+        ));
     }
     let Look {
         findings, edits, ..
     } = seen;
     let state = state_of(&opened)?;
     if let HiveBytes::Stuck { why, .. } = &opened {
-        part.skip(
-            path.clone(),
-            format!("{state}; shown as it is on disk: {}", why.what()),
-        );
+        let reason = format!("{state}; shown as it is on disk: {}", why.what());
+        part.skip(NotScanned::of_file(
+            UnseenClass::Damaged,
+            &file.entry,
+            reason,
+        ));
     }
     if !edits.is_empty() || matches!(file.role, Role::Live(_)) {
         object_to_dirty(volume, tree, &file.entry, &file.logs, role, &opened, part);

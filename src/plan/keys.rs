@@ -1,12 +1,14 @@
 //! Files with private keys: found by the containers that certificates name.
 
-use super::{Container, Finding, Subject, VolumePlan, file_evidence, file_places, tokens};
+use super::{
+    Container, Finding, NotScanned, Subject, VolumePlan, file_evidence, file_places, tokens,
+};
 use crate::{
     error::{Kind, Result},
     image::Volume,
     rules::{Action, Rule, Target},
     text::{Name, WinPath, eq_ascii, escape},
-    tree::{FileEntry, FileTree},
+    tree::{FileEntry, FileTree, UnseenClass},
     windows::capi::{self, MACHINE_KEYS},
 };
 
@@ -82,10 +84,8 @@ pub(super) fn plan(
             Ok(entries) => entries,
             Err(error) if error.kind() == Kind::Io => return Err(error),
             Err(error) => {
-                part.skip(
-                    directory.path(),
-                    format!("key files not looked for: {error}"),
-                );
+                let reason = format!("key files not looked for: {error}");
+                part.skip(NotScanned::of_file(UnseenClass::Damaged, directory, reason));
                 continue;
             }
         };
@@ -93,7 +93,9 @@ pub(super) fn plan(
             let prefix = capi::file_prefix(container);
             for entry in entries.iter().filter(|entry| begins_so(entry, &prefix)) {
                 if entry.is_directory {
-                    part.skip(entry.path(), "it has a key file's name and is a directory");
+                    let reason = "it has a key file's name and is a directory";
+                    let unseen = NotScanned::of_file(UnseenClass::Unsupported, entry, reason);
+                    part.skip(unseen.harmless());
                 } else {
                     plan_file(volume, tree, entry, rule, container, what, found, part);
                 }

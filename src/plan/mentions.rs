@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use aho_corasick::AhoCorasick;
 
 use super::{
-    Finding, Subject, VolumePlan, file_places,
+    Finding, NotScanned, Subject, VolumePlan, file_places,
     tokens::{Class, Token},
 };
 use crate::{
     error::{Error, Kind, Result},
     image::Volume,
     rules::{Action, Rule},
-    tree::{FileEntry, FileTree, Storage},
+    tree::{FileEntry, FileTree, Storage, UnseenClass},
     units::FileOffset,
 };
 
@@ -41,7 +41,8 @@ pub(super) fn search(
             Ok(evidence) => evidence,
             Err(error) if error.kind() == Kind::Io => return Err(error),
             Err(error) => {
-                part.skip(entry.path(), format!("not searched: {error}"));
+                let reason = format!("not searched: {error}");
+                part.skip(NotScanned::of_file(UnseenClass::Unsearched, entry, reason));
                 format!("not searched: {error}")
             }
         };

@@ -6,15 +6,15 @@
 
 use std::sync::Mutex;
 
-use schemars::JsonSchema;
-use serde::Serialize;
-
 use crate::{
     error::{Error, Place, Result},
     hive::HiveEdit,
     image::{Content, Image, Volume},
     rules::{Action, Rule, Target},
-    tree::{FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage},
+    tree::{
+        FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage,
+        UnseenClass,
+    },
     units::{FileOffset, VolumeOffset},
     windows::{self, Store, StoreKind, capi::MACHINE_KEYS, packed::Packing},
 };
@@ -28,10 +28,12 @@ mod mentions;
 mod opening;
 mod stale;
 pub mod tokens;
+mod unseen;
 
 pub use finding::{Finding, Identifier, Subject, View};
 pub use hives::climb_hive;
 pub use opening::{HiveBytes, LogFact, LogFacts, open_hive};
+pub use unseen::{Left, LeftClass, NotScanned};
 
 use tokens::{Class, Token};
 
@@ -70,6 +72,8 @@ pub struct VolumePlan {
     pub blockers: Vec<Error>,
     /// What was not looked at, and why.
     pub not_scanned: Vec<NotScanned>,
+    /// What holds the identity and is not removed, found by other ways than the search.
+    pub left: Vec<Left>,
     /// All files of the volume.
     pub listing: Listing,
     /// What the pass over the file records could not read.
@@ -116,15 +120,6 @@ impl HivePlan {
     }
 }
 
-/// Something that was not looked at.
-#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
-pub struct NotScanned {
-    /// What.
-    pub what: String,
-    /// Why.
-    pub reason: String,
-}
-
 /// What the pass over all volumes leaves for afterwards.
 #[derive(Debug, Default)]
 struct Gathered {
@@ -159,11 +154,8 @@ impl VolumePlan {
         !self.removals.is_empty() || self.hives.iter().any(HivePlan::is_written)
     }
 
-    fn skip(&mut self, what: impl Into<String>, reason: impl Into<String>) {
-        self.not_scanned.push(NotScanned {
-            what: what.into(),
-            reason: reason.into(),
-        });
+    fn skip(&mut self, unseen: NotScanned) {
+        self.not_scanned.push(unseen);
     }
 }
 
@@ -300,15 +292,30 @@ fn plan_volume(
     let tree = match &volume.content {
         Content::Files(tree) => tree.as_ref(),
         Content::Closed(reason) => {
-            part.skip(what, reason.clone());
+            let class = match volume.kind {
+                Some(crate::volume::Kind::BitLocker) => UnseenClass::Encrypted,
+                _ => UnseenClass::Unsupported,
+            };
+            let unseen = NotScanned::new(class, what, reason.clone());
+            part.skip(match volume.blank {
+                true => unseen.harmless(),
+                false => unseen,
+            });
             return Ok((part, Later::default()));
         }
         Content::Broken(error) => {
-            part.skip(what, error.to_string());
+            part.skip(NotScanned::new(
+                UnseenClass::Damaged,
+                what,
+                error.to_string(),
+            ));
             return Ok((part, Later::default()));
         }
         Content::Skipped => {
-            part.skip(what, format!("another {} was chosen", volume.unit));
+            let reason = format!("another {} was chosen", volume.unit);
+            let mut unseen = NotScanned::new(UnseenClass::Unsearched, what, reason);
+            unseen.accepted = true;
+            part.skip(unseen);
             return Ok((part, Later::default()));
         }
     };
@@ -326,7 +333,8 @@ fn plan_volume(
     part.listing = census.listing;
     part.problems = census.problems.clone();
     if census.problem_count > 0 {
-        part.skip(
+        part.skip(NotScanned::new(
+            UnseenClass::Damaged,
             format!(
                 "{} {} of {} {}",
                 census.problem_count,
@@ -338,7 +346,7 @@ fn plan_volume(
                 volume.partition
             ),
             census.problems.first().cloned().unwrap_or_default(),
-        );
+        ));
     }
     part.obstacles = tree.obstacles()?;
     let found = windows::recognise(tree, &census)?;
@@ -369,10 +377,11 @@ fn plan_volume(
         &mut part,
     )?;
     for (directory, error) in &found.unlisted {
-        part.skip(
+        part.skip(NotScanned::new(
+            UnseenClass::Damaged,
             format!("other hives in {directory}"),
             format!("the directory cannot be listed: {error}"),
-        );
+        ));
     }
     let mut later = Later {
         stores: found.stores,
@@ -432,10 +441,9 @@ fn sort_logs(tree: &dyn FileTree, part: &mut VolumePlan) -> Result<()> {
             );
         }
         if log.len > 0 {
-            part.skip(
-                log.path(),
-                format!("transaction log: searched for leftovers, left as it is ({reason})"),
-            );
+            let reason =
+                format!("transaction log: searched for leftovers, left as it is ({reason})");
+            part.skip(NotScanned::of_file(UnseenClass::Unsearched, &log, reason).harmless());
             part.logs.push(log);
         }
     }
@@ -452,35 +460,42 @@ fn name_stores(stores: Vec<Store>, part: &mut VolumePlan) {
         .into_iter()
         .partition(|store| store.kind == StoreKind::TransactionLog);
     if let Some(first) = logs.first() {
-        part.skip(
+        let unseen = NotScanned::new(
+            UnseenClass::Unsearched,
             format!("{} ({} such files)", first.entry.path(), logs.len()),
             "logs of the kernel's transaction manager beside the hives: searched for leftovers, \
              never changed",
         );
+        part.skip(unseen.harmless());
     }
     part.logs.extend(logs.into_iter().map(|store| store.entry));
     for store in others.iter().take(MAX_STORES) {
-        part.skip(
-            store.entry.path(),
-            match store.kind {
-                StoreKind::ShadowCopy => {
-                    "a shadow copy: an older state of this volume, whatever was in it; delete it in \
-                     Windows before the capture (vssadmin delete shadows /all)"
-                }
-                StoreKind::Registry9x => {
-                    "Windows 9x registry (CREG): not cleaned, what it holds of the identity stays; \
-                     delete the values in Windows before the capture"
-                }
-                _ => "an image file inside the volume: not opened",
-            },
-        );
+        let (class, reason, remedy) = match store.kind {
+            StoreKind::ShadowCopy => (
+                UnseenClass::Nested,
+                "a shadow copy: an older state of this volume, whatever was in it",
+                "delete it in Windows before the capture (vssadmin delete shadows /all)",
+            ),
+            StoreKind::Registry9x => (
+                UnseenClass::Unsupported,
+                "Windows 9x registry (CREG): not cleaned, what it holds of the identity stays",
+                "delete the values in Windows before the capture",
+            ),
+            _ => (
+                UnseenClass::Nested,
+                "an image file inside the volume: not opened",
+                "take it out and run declone scan on it; remove it, or accept it (--accept nested)",
+            ),
+        };
+        part.skip(NotScanned::of_file(class, &store.entry, reason).remedy(remedy));
     }
     if others.len() > MAX_STORES {
         let more = others.len() - MAX_STORES;
-        part.skip(
+        part.skip(NotScanned::new(
+            UnseenClass::Nested,
             format!("{more} more image files and shadow copies"),
             "not opened",
-        );
+        ));
     }
 }
 
@@ -515,10 +530,8 @@ fn plan_file(
             continue;
         }
         if entry.is_directory {
-            part.skip(
-                entry.path(),
-                "it has a searched file's name and is a directory",
-            );
+            let reason = "it has a searched file's name and is a directory";
+            part.skip(NotScanned::of_file(UnseenClass::Unsupported, entry, reason).harmless());
             continue;
         }
         if let Target::Mentions { .. } = rule.target {

@@ -7,14 +7,14 @@
 use aho_corasick::AhoCorasick;
 
 use super::{
-    HiveBytes, HivePlan, VolumePlan, hives, open_hive,
+    HiveBytes, HivePlan, Left, LeftClass, NotScanned, VolumePlan, hives, open_hive,
     tokens::{Class, Token},
 };
 use crate::{
     error::{Error, Kind, Result},
     hive::{check, settle, stale_pieces},
     image::{self, Volume, place_in},
-    tree::FileTree,
+    tree::{FileTree, UnseenClass},
     units::FileOffset,
     windows::{
         Store, StoreKind,
@@ -87,10 +87,16 @@ pub(super) fn find(
     for hive in hives.iter_mut().filter(|hive| hive.edits.is_empty()) {
         match look_at(volume, tree, finder, hive, part) {
             Err(error) if error.kind() == Kind::Io => return Err(error),
-            Err(error) => part.skip(
-                hive.entry.path(),
-                format!("the identity stands in its bytes, no rule matches, LEFT: {error}"),
-            ),
+            Err(error) => part.left.push(Left {
+                class: LeftClass::Live,
+                what: format!("the identity stands in its bytes, no rule matches: {error}"),
+                owner: hive.entry.path(),
+                image_offset: None,
+                count: 1,
+                remedy: "delete the file on the master if it is a copy, and capture it again"
+                    .to_owned(),
+                accepted: false,
+            }),
             Ok(()) => {}
         }
     }
@@ -115,7 +121,12 @@ pub(super) fn name_logs(
             Ok(bytes) => bytes,
             Err(error) if error.kind() == Kind::Io => return Err(error),
             Err(error) => {
-                part.skip(store.entry.path(), format!("not searched: {error}"));
+                let reason = format!("not searched: {error}");
+                part.skip(NotScanned::of_file(
+                    UnseenClass::Damaged,
+                    &store.entry,
+                    reason,
+                ));
                 continue;
             }
         };
@@ -123,19 +134,23 @@ pub(super) fn name_logs(
             continue;
         };
         let extents = tree.extents(store.entry.id)?;
-        let place = place_in(&extents, FileOffset(first))
+        let image_offset = place_in(&extents, FileOffset(first))
             .and_then(|at| volume.image_offset(at))
-            .map_or_else(String::new, |at| format!(", image offset {at}"));
-        let count = finder.count(&bytes);
-        part.skip(
-            store.entry.path(),
-            format!(
-                "LEFT, and it holds the identity ({count} times, first at file offset {first:#x}\
-                 {place}): a log of the kernel's transaction manager whose blocks are sealed; one \
-                 filled with zeros would not open, and what it has to finish or roll back would be \
-                 lost; start and shut down Windows once on the master, then capture it again"
+            .map(|at| at.get());
+        part.left.push(Left {
+            class: LeftClass::Journal,
+            what: format!(
+                "the identity, first at file offset {first:#x}: a log of the kernel's transaction \
+                 manager whose blocks are sealed; one filled with zeros would not open, and what it \
+                 has to finish or roll back would be lost"
             ),
-        );
+            owner: store.entry.path(),
+            image_offset,
+            count: finder.count(&bytes) as u64,
+            remedy: "start and shut down Windows once on the master, then capture it again"
+                .to_owned(),
+            accepted: false,
+        });
     }
     Ok(())
 }

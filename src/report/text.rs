@@ -55,6 +55,9 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         writeln!(out, "\nNot looked at")?;
         for item in &report.not_scanned {
             writeln!(out, "  {}: {}", item.what, item.reason)?;
+            if let Some(remedy) = &item.remedy {
+                writeln!(out, "    what to do: {remedy}")?;
+            }
         }
     }
     for error in &report.errors {

@@ -5,9 +5,9 @@ use crate::{
     error::{Error, Kind, Result},
     hive::{self, Probe},
     image::Volume,
-    plan::{Gathered, HiveBytes, View, VolumePlan},
+    plan::{Gathered, HiveBytes, NotScanned, View, VolumePlan},
     rules::{Action, HiveName, Rule},
-    tree::{FileEntry, FileTree},
+    tree::{FileEntry, FileTree, UnseenClass},
     units::FileOffset,
     windows::Installation,
 };
@@ -31,10 +31,11 @@ pub(in crate::plan) fn plan_others(
             let found = plan_other(volume, tree, installation, which, rules, gathered, part);
             match found {
                 Err(error) if error.kind() == Kind::Io => return Err(error),
-                Err(error) => part.skip(
+                Err(error) => part.skip(NotScanned::new(
+                    UnseenClass::Damaged,
                     format!("hive {} of {}", which.file_name(), installation.root),
                     error.to_string(),
-                ),
+                )),
                 Ok(()) => {}
             }
         }
@@ -83,19 +84,21 @@ fn plan_other(
         HiveBytes::Clean(bytes) => (bytes, extents.as_slice(), None),
         HiveBytes::Replayed { bytes, .. } => (bytes, [].as_slice(), Some(View::AfterReplay)),
         HiveBytes::Stuck { primary, why, .. } => {
-            part.skip(
+            part.skip(NotScanned::new(
+                UnseenClass::Damaged,
                 path.clone(),
                 format!("dirty; shown as it is on disk: {}", why.what()),
-            );
+            ));
             (primary, extents.as_slice(), Some(View::OnDisk))
         }
     };
     let seen = look_at(volume, which, &path, bytes, extents, rules, gathered)?;
     if seen.skipped > 0 {
-        part.skip(
+        part.skip(NotScanned::new(
+            UnseenClass::Damaged,
             path,
             format!("{} damaged entries of the hive", seen.skipped),
-        );
+        ));
     }
     part.findings
         .extend(seen.findings.into_iter().map(|mut finding| {

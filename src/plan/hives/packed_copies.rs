@@ -11,9 +11,9 @@ use crate::{
     error::{Error, Result},
     hive::{self, Probe, read_base},
     image::{self, Volume},
-    plan::{Gathered, HivePlan, View, VolumePlan},
+    plan::{Gathered, HivePlan, NotScanned, View, VolumePlan},
     rules::{Action, HiveName, Rule},
-    tree::FileTree,
+    tree::{FileTree, UnseenClass},
     windows::{
         HiveFile,
         packed::{Packing, UNPACKED_LIMIT, unpack},
@@ -46,10 +46,8 @@ pub(super) fn plan(
     drop(packed);
     if hive::probe(&bytes) != Probe::Regf {
         if !file.by_name_only() {
-            part.skip(
-                path,
-                format!("packed ({}): there is no hive in it", packing.name()),
-            );
+            let reason = format!("packed ({}): there is no hive in it", packing.name());
+            part.skip(NotScanned::of_file(UnseenClass::Packed, &file.entry, reason).harmless());
         }
         return Ok(());
     }
@@ -66,10 +64,12 @@ pub(super) fn plan(
     )?;
     let what = format!("packed ({})", packing.name());
     if skipped > 0 {
-        part.skip(
-            path.clone(),
-            format!("{what}: {skipped} damaged entries of the hive"),
-        );
+        let reason = format!("{what}: {skipped} damaged entries of the hive");
+        part.skip(NotScanned::of_file(
+            UnseenClass::Damaged,
+            &file.entry,
+            reason,
+        ));
     }
     if findings
         .iter()
