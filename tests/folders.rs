@@ -71,7 +71,7 @@ fn the_files_of_a_cache_go_and_what_is_not_its_own_stays() {
     );
     assert!(evidence.contains("1 of the files stay"), "{evidence}");
     assert_eq!(cache[0]["confidence"], "A");
-    let kept = found["not_scanned"].to_string();
+    let kept = found["left"].to_string();
     assert!(
         kept.contains("shared.dll") && kept.contains("hard link"),
         "{kept}"

@@ -19,7 +19,10 @@ use crate::{
     error::{Error, Kind, Result},
     image::{self, Content, Image, Options},
     plan::{self, Plan},
-    report::{Done, ImageFacts, ImageReport, PatchFacts, RemovalFacts, Searched},
+    report::{
+        Done, ImageFacts, ImageReport, NO_WINDOWS, PatchFacts, RemovalFacts, Searched,
+        verdict::Terms,
+    },
     rules::Rule,
     text::{WinPath, escape},
     tree::{Disposition, UnseenClass},
@@ -100,6 +103,21 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     }
     host.check_reads()?;
     refuse(&image, &mut plan, &options, args, report)?;
+    let terms = common.accepted.terms();
+    if !plan.has_edits() && !report.has_windows() && !terms.no_windows {
+        say_no_windows(report, &terms, rules);
+        return Ok(());
+    }
+    if args.quick {
+        let mut unseen = plan::NotScanned::new(
+            UnseenClass::Unsearched,
+            "free space and unchanged files",
+            "not searched (--quick)",
+        )
+        .remedy("`declone verify` searches every byte");
+        unseen.accepted = true;
+        report.not_scanned.push(unseen);
+    }
     if args.in_place && plan.has_edits() {
         refuse_parent(&image, &options)?;
     }
@@ -117,7 +135,8 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let overlay = Arc::new(Overlay::new(base.clone()));
     let mut done = Done::default();
     let mut edited = false;
-    if plan.has_edits() || args.prove {
+    let prove = !args.quick;
+    if plan.has_edits() || prove {
         let mut clean = Clean {
             base: &base,
             before: &before,
@@ -129,7 +148,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
             report,
             waived: args.waived(),
         };
-        let verified = clean.stage_and_verify(&overlay, args.prove, &mut done);
+        let verified = clean.stage_and_verify(&overlay, prove, &mut done);
         // A read that failed explains whatever else went wrong.
         host.check_reads()?;
         near.check_reads()?;
@@ -225,7 +244,16 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         page.disk_offset = places.disk_offset(page.at);
     }
     report.done = Some(done);
+    report.settle_clean(&terms, rules);
     Ok(())
+}
+
+/// There is nothing to clean, and no Windows: that is no clean image.
+pub(super) fn say_no_windows(report: &mut ImageReport, terms: &Terms, rules: &[Rule]) {
+    report.list_left(terms, rules);
+    report.add_no_windows();
+    report.result = "no_windows";
+    report.exit_code = NO_WINDOWS;
 }
 
 /// What is cleaned.

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Kind, Result},
     plan::tokens::guids_in,
     report::html::{CloneGroup, Clones, ComparedImage, SharedId},
+    report::verdict::Terms,
     rules::Rule,
     text::escape,
 };
@@ -383,7 +384,18 @@ fn look(
         });
         return Ok(images.collect());
     }
-    let report = scan::run(path, common, rules, false);
+    let report = scan::run(
+        path,
+        common,
+        (
+            rules,
+            &Terms {
+                no_windows: true,
+                ..Terms::default()
+            },
+        ),
+        false,
+    );
     let json = serde_json::to_value(&report);
     let image: document::Image = json
         .and_then(serde_json::from_value)

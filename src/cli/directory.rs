@@ -16,7 +16,7 @@ use crate::{
         directory::{Directory, Why},
     },
     plan::{self, NotScanned, Plan, VolumePlan, tokens, tokens::Token},
-    report::{Done, ErrorFacts, ImageReport, Phase, RemovalFacts, Searched},
+    report::{Done, ErrorFacts, ImageReport, Phase, RemovalFacts, Searched, verdict::Terms},
     rules::Rule,
     text::escape,
     tree::{FileEntry, FileTree, UnseenClass},
@@ -128,20 +128,20 @@ fn look(
 pub(super) fn scan(
     path: &Path,
     common: &Common,
-    rules: &[Rule],
+    (rules, terms): (&[Rule], &Terms),
     report: &mut ImageReport,
 ) -> Result<()> {
     let bar = common.progress();
     let directory = Directory::open(path)?;
     let (image, plan) = look(&directory, rules, &bar, report)?;
-    scan::settle(report, &image, &plan);
+    scan::settle(report, &image, &plan, (rules, terms));
     Ok(())
 }
 
 pub(super) fn verify(
     path: &Path,
     common: &Common,
-    rules: &[Rule],
+    (rules, terms): (&[Rule], &Terms),
     against: Vec<Token>,
     report: &mut ImageReport,
 ) -> Result<()> {
@@ -173,11 +173,7 @@ pub(super) fn verify(
         ));
     }
     report.residues = raw.residues;
-    scan::settle(report, &image, &plan);
-    if report.exit_code == 0 && report.residues.iter().any(Residue::is_identity) {
-        report.result = "findings";
-        report.exit_code = 1;
-    }
+    scan::settle(report, &image, &plan, (rules, terms));
     Ok(())
 }
 
@@ -358,8 +354,14 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     }
     let nothing = work.is_empty();
     report.result = if nothing { "clean" } else { "planned" };
+    let terms = common.accepted.terms();
+    if nothing && !report.has_windows() && !terms.no_windows {
+        clean::say_no_windows(report, &terms, rules);
+        return Ok(());
+    }
     if args.dry_run || nothing {
         report.done = Some(done);
+        report.settle_clean(&terms, rules);
         return Ok(());
     }
     directory.close();
@@ -387,6 +389,7 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     check_written(&directory, rules, &work, &expected, &bar, report)?;
     report.phase = Phase::Changed;
     report.result = "cleaned";
+    report.settle_clean(&terms, rules);
     Ok(())
 }
 

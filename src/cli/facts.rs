@@ -153,6 +153,8 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) -> Resu
         .collect();
     report.findings = plan.findings().cloned().collect();
     report.not_scanned = plan.not_scanned().cloned().collect();
+    let volumes = plan.volumes.iter();
+    report.left = volumes.flat_map(|part| part.left.iter().cloned()).collect();
     report.tokens = plan.tokens.clone();
     report.machines = machines::look(image, plan)?;
     Ok(())

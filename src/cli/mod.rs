@@ -31,6 +31,7 @@ mod progress;
 mod recover;
 mod scan;
 mod show;
+mod terms;
 mod undo;
 mod verify;
 mod voice;
@@ -109,6 +110,8 @@ struct Common {
     #[arg(long, value_enum, value_name = "ALGORITHM")]
     hash: Option<Hash>,
     #[command(flatten)]
+    accepted: terms::Accepted,
+    #[command(flatten)]
     journal: Journal,
     #[command(flatten)]
     voice: Voice,
@@ -145,6 +148,8 @@ struct ScanArgs {
     #[arg(long, value_name = "I/N", value_parser = fleet::Shard::parse)]
     shard: Option<fleet::Shard>,
     #[command(flatten)]
+    required: terms::Required,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -174,10 +179,13 @@ struct CleanArgs {
         conflicts_with = "dry_run"
     )]
     undo: Option<PathBuf>,
-    /// Also search every data extent of the image, and zero hits in free clusters; of a WIM, zero
-    /// whatever nothing references
-    #[arg(long)]
+    /// Search every data extent of the image, and zero hits in free clusters; of a WIM, zero whatever
+    /// nothing references. This is what clean does unless --quick is given
+    #[arg(long, conflicts_with = "quick")]
     prove: bool,
+    /// Do not search free space and unchanged files: the verdict says so
+    #[arg(long)]
+    quick: bool,
     /// Clean a hive that was not written back completely as it is on disk when no log finishes it;
     /// what only its logs hold is lost
     #[arg(long)]
@@ -220,6 +228,8 @@ struct VerifyArgs {
     /// Also search for what this JSON report of `clean` removed
     #[arg(long, value_name = "REPORT")]
     against: Option<PathBuf>,
+    #[command(flatten)]
+    required: terms::Required,
     #[command(flatten)]
     common: Common,
 }
@@ -381,7 +391,8 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             }
             let jobs = usize::from(args.jobs);
             let reports = fleet::all(&images, jobs, |image| {
-                scan::run(image, &args.common, &rules, jobs > 1)
+                let terms = args.required.terms(&args.common.accepted);
+                scan::run(image, &args.common, (&rules, &terms), jobs > 1)
             });
             finish(&args.common.voice, reports, &rules, &precious, out)
         }
@@ -394,9 +405,10 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             let mut precious = args.common.precious(&[&args.image]);
             precious.extend(args.output.iter().chain(&args.undo).cloned());
             args.common.voice.check(&precious)?;
-            let report = guarded("clean", &args.image, |report| {
+            let mut report = guarded("clean", &args.image, |report| {
                 clean::run(args, &rules, report)
             });
+            report.name_rules(&rules);
             finish(&args.common.voice, vec![report], &rules, &precious, out)
         }
         Verb::Recover(args) => {
@@ -417,9 +429,10 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             let mut precious = args.common.precious(&[&args.image]);
             precious.extend(args.against.iter().cloned());
             args.common.voice.check(&precious)?;
-            let report = guarded("verify", &args.image, |report| {
+            let mut report = guarded("verify", &args.image, |report| {
                 verify::run(args, &rules, report)
             });
+            report.name_rules(&rules);
             finish(&args.common.voice, vec![report], &rules, &precious, out)
         }
         Verb::Compare(args) => {

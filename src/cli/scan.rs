@@ -8,19 +8,25 @@ use crate::{
     error::{Error, Kind, Result},
     image::{self, Content, Image},
     plan::{self, Plan},
-    report::{ErrorFacts, ImageReport},
+    report::{ErrorFacts, ImageReport, verdict::Terms},
     rules::Rule,
 };
 
 /// Looks at one image; `crowded` if others are looked at meanwhile: then there is no progress.
-pub(super) fn run(path: &Path, common: &Common, rules: &[Rule], crowded: bool) -> ImageReport {
+pub(super) fn run(
+    path: &Path,
+    common: &Common,
+    (rules, terms): (&[Rule], &Terms),
+    crowded: bool,
+) -> ImageReport {
     let mut report = guarded("scan", path, |report| {
         let bar = match crowded {
             true => super::progress::Bar::new(true),
             false => common.progress(),
         };
-        scan(path, common, rules, &bar, report)
+        scan(path, common, (rules, terms), &bar, report)
     });
+    report.name_rules(rules);
     let pending = report
         .errors
         .iter()
@@ -36,12 +42,12 @@ pub(super) fn run(path: &Path, common: &Common, rules: &[Rule], crowded: bool) -
 fn scan(
     path: &Path,
     common: &Common,
-    rules: &[Rule],
+    (rules, terms): (&[Rule], &Terms),
     bar: &super::progress::Bar,
     report: &mut ImageReport,
 ) -> Result<()> {
     if super::directory::is_one(path, common)? {
-        return super::directory::scan(path, common, rules, report);
+        return super::directory::scan(path, common, (rules, terms), report);
     }
     let options = common.options(path);
     let host = image::open_files(path, Access::Look, &options)?;
@@ -61,24 +67,21 @@ fn scan(
         facts.sha256 = Some(digest);
     }
     place::remark_changes(&host, report)?;
-    settle(report, &image, &plan);
+    settle(report, &image, &plan, (rules, terms));
     options.near.check_reads()?;
     host.check_reads()
 }
 
 /// Result and exit code of a look: damage outweighs findings, findings outweigh nothing.
-pub(super) fn settle(report: &mut ImageReport, image: &Image, plan: &Plan) {
-    let found = report
-        .findings
-        .iter()
-        .any(|f| f.action == crate::rules::Action::Delete);
+pub(super) fn settle(
+    report: &mut ImageReport,
+    image: &Image,
+    plan: &Plan,
+    (rules, terms): (&[Rule], &Terms),
+) {
     let looked = image.volumes.iter().any(|volume| volume.tree().is_some());
-    report.result = match (found, looked) {
-        (true, _) => "findings",
-        (false, true) => "clean",
-        (false, false) => "unread",
-    };
-    report.exit_code = u8::from(found);
+    report.settle_look(terms, rules, looked);
+    let found = report.result == "findings";
     let broken = image
         .volumes
         .iter()

@@ -18,6 +18,8 @@ use crate::{
 };
 
 pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
+    let terms = args.required.terms(&args.common.accepted);
+    report.against = args.against.is_some();
     let common = &args.common;
     let bar = common.progress();
     let against = args
@@ -27,7 +29,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         .transpose()?
         .unwrap_or_default();
     if super::directory::is_one(&args.image, common)? {
-        return super::directory::verify(&args.image, common, rules, against, report);
+        return super::directory::verify(&args.image, common, (rules, &terms), against, report);
     }
     let options = common.options(&args.image);
     let host = image::open_files(&args.image, Access::Look, &options)?;
@@ -87,11 +89,7 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
         }
     }
     place::remark_changes(&host, report)?;
-    scan::settle(report, &image, &plan);
-    if report.exit_code == 0 && report.residues.iter().any(residue::Residue::is_identity) {
-        report.result = "findings";
-        report.exit_code = 1;
-    }
+    scan::settle(report, &image, &plan, (rules, &terms));
     if common.hash.is_some() {
         compare_digests(&image, &bar, report)?;
     }

@@ -139,6 +139,12 @@ impl Volume {
         self.unit != UNIT_PARTITION
     }
 
+    /// Whether all of it is encrypted (BitLocker).
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.kind == Some(volume::Kind::BitLocker)
+    }
+
     /// Whether it is an NTFS volume.
     #[must_use]
     pub fn is_ntfs(&self) -> bool {

@@ -178,6 +178,15 @@ impl Finding {
 }
 
 impl Subject {
+    /// The file, or the hive's.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Value { hive, .. } | Self::Key { hive, .. } => hive,
+            Self::File { path, .. } => path,
+        }
+    }
+
     /// A file with all its paths.
     #[must_use]
     pub fn file(entry: &FileEntry) -> Self {

@@ -185,6 +185,16 @@ impl Plan {
     }
 }
 
+/// Obstacles that say that a volume's files may not be what they seem.
+const UNSETTLED: [&str; 6] = [
+    "hibernated",
+    "log-not-clean",
+    "dirty-flag",
+    "volume-truncated",
+    "mirror-mismatch",
+    "structure",
+];
+
 /// Progress of long work: what, done, of how many.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
 
@@ -292,9 +302,9 @@ fn plan_volume(
     let tree = match &volume.content {
         Content::Files(tree) => tree.as_ref(),
         Content::Closed(reason) => {
-            let class = match volume.kind {
-                Some(crate::volume::Kind::BitLocker) => UnseenClass::Encrypted,
-                _ => UnseenClass::Unsupported,
+            let class = match volume.is_encrypted() {
+                true => UnseenClass::Encrypted,
+                false => UnseenClass::Unsupported,
             };
             let unseen = NotScanned::new(class, what, reason.clone());
             part.skip(match volume.blank {
@@ -349,6 +359,12 @@ fn plan_volume(
         ));
     }
     part.obstacles = tree.obstacles()?;
+    // A state in which Windows would still change the files: what is seen is not what will be there.
+    for obstacle in part.obstacles.iter().filter(|one| UNSETTLED.contains(&one.id)) {
+        let unseen = NotScanned::new(UnseenClass::Damaged, what.clone(), obstacle.what.clone())
+            .remedy(obstacle.advice.clone());
+        part.not_scanned.push(unseen);
+    }
     let found = windows::recognise(tree, &census)?;
     part.installations = found
         .installations

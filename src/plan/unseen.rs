@@ -89,6 +89,8 @@ pub enum LeftClass {
     Store,
     /// A place that no file and no structure refers to.
     Unreferenced,
+    /// What a rule only reports.
+    Reported,
 }
 
 impl LeftClass {
@@ -100,6 +102,7 @@ impl LeftClass {
             Self::Journal => "journal",
             Self::Store => "store",
             Self::Unreferenced => "unreferenced",
+            Self::Reported => "reported",
         }
     }
 }

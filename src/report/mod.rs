@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     apply::stage::HiveDone,
     error::{Error, Kind, Place},
-    plan::{Finding, LogFacts, NotScanned, machines::MachineFacts, tokens::Token},
+    plan::{Finding, Left, LogFacts, NotScanned, machines::MachineFacts, tokens::Token},
     tree::{Obstacle, Removal},
     verify::residue::Residue,
 };
@@ -19,6 +19,10 @@ mod machines;
 pub mod redact;
 pub mod schema;
 pub mod text;
+pub mod verdict;
+
+/// Exit code of an image without Windows: as of any input in which declone has nothing to look at.
+pub const NO_WINDOWS: u8 = 4;
 
 /// What one run says about one image. The JSON output is this structure.
 #[derive(Debug, Default, Serialize, JsonSchema)]
@@ -27,7 +31,8 @@ pub struct ImageReport {
     pub path: String,
     /// scan, clean, verify, recover or undo.
     pub verb: &'static str,
-    /// One word: clean, findings, unread, cleaned, planned, refused, failed; interrupted; and of
+    /// One word: clean, findings, incomplete (nothing found, and something was not looked at), no_windows,
+    /// requirements (`--require`), unread, cleaned, planned, refused, failed; interrupted; and of
     /// recover and undo: recovered, whole (nothing to recover), pending, undone.
     pub result: &'static str,
     /// Whether the image itself was being, or was, written.
@@ -51,8 +56,23 @@ pub struct ImageReport {
     pub residues: Vec<Residue>,
     /// What was searched, with the number of bytes.
     pub searched: Vec<Searched>,
+    /// What of the identity was seen and is not removed.
+    pub left: Vec<Left>,
     /// What was not looked at, and why. Never left out: "clean" must not hide ignorance.
     pub not_scanned: Vec<NotScanned>,
+    /// The classes that the user takes into account (`--accept`).
+    pub accepted: Vec<String>,
+    /// What `--require` asks for and is not so.
+    pub missing: Vec<String>,
+    /// The rules: what "clean" speaks of.
+    pub rules: Vec<String>,
+    /// The sets that they are of.
+    pub rule_sets: Vec<String>,
+    /// SHA-256 of these rules.
+    pub rules_digest: Option<String>,
+    /// Whether an earlier report said what to search for.
+    #[serde(skip)]
+    pub against: bool,
     /// What stood in the way, or went wrong.
     pub errors: Vec<ErrorFacts>,
     /// What was searched for; `verify --against` reads it. It holds the removed identity.

@@ -6,8 +6,9 @@ use std::fmt::{self, Write};
 use super::{ContainerFacts, Done, ImageFacts, ImageReport, VolumeFacts, count};
 use crate::{
     error::Kind,
-    plan::{Finding, Subject},
+    plan::{Finding, Subject, tokens::Class},
     rules::{Action, Confidence, Rule},
+    tree::UnseenClass,
     verify::residue::Residue,
 };
 
@@ -51,13 +52,12 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         write_done(out, done, report.is_directory())?;
     }
     write_search(out, report)?;
-    if !report.not_scanned.is_empty() {
-        writeln!(out, "\nNot looked at")?;
-        for item in &report.not_scanned {
-            writeln!(out, "  {}: {}", item.what, item.reason)?;
-            if let Some(remedy) = &item.remedy {
-                writeln!(out, "    what to do: {remedy}")?;
-            }
+    write_left(out, report)?;
+    write_unseen(out, report)?;
+    if !report.missing.is_empty() {
+        writeln!(out, "\nRequired, and not so")?;
+        for missing in &report.missing {
+            writeln!(out, "  {missing}")?;
         }
     }
     for error in &report.errors {
@@ -142,52 +142,64 @@ fn deletable(report: &ImageReport) -> usize {
 
 pub(super) fn verdict(report: &ImageReport) -> String {
     let deletable = deletable(report);
-    let unread = match report.not_scanned.len() {
+    let unread = match report.unseen_count() {
         0 => String::new(),
         1 => "; 1 thing was not looked at, see above".to_owned(),
         n => format!("; {n} things were not looked at, see above"),
     };
-    let traces = report
-        .residues
-        .iter()
-        .filter(|residue| residue.is_identity())
-        .count();
+    let traces = report.left.iter().filter(|left| !left.accepted).count();
     let left = match traces {
         0 => String::new(),
-        n => {
-            format!("; {n} traces of the identity are LEFT where declone does not write, see above")
-        }
+        1 => "; 1 trace is LEFT, see above".to_owned(),
+        n => format!("; {n} traces are LEFT, see above"),
     };
+    let accepted = match report.accepted.as_slice() {
+        [] => String::new(),
+        all => format!("; taken into account by you: {}", all.join(", ")),
+    };
+    let scope = scope(report);
     match report.result {
         "clean" if report.verb == "clean" => {
-            format!("Nothing to do: no rule matches{unread}.")
+            format!("Nothing to do: no rule matches{scope}{accepted}.")
         }
-        "clean" if report.volumes.iter().all(|v| v.installations.is_empty()) => {
-            format!("Clean: no rule matches{unread}. No Windows installation was found.")
+        "clean" if report.verb == "verify" => {
+            format!("Clean: no rule matches, and the search found nothing{scope}{accepted}.")
         }
-        "clean" => format!("Clean: no rule matches{unread}."),
+        "clean" => format!(
+            "Clean as far as the rules look{scope}{accepted}. Free space and other files are searched by \
+             `declone verify`."
+        ),
+        "incomplete" => {
+            format!("No rule matches{scope}, but that is no proof{left}{unread}{accepted}.")
+        }
+        "requirements" => format!(
+            "No rule matches{scope}{accepted}, but the image is not what is required, see above."
+        ),
+        "no_windows" => "Nothing was checked: there is no Windows in it.".to_owned(),
         "unread" => "Nothing was looked into: there is no volume that declone reads.".to_owned(),
-        "findings" if deletable == 0 => format!("Found: see above{unread}."),
+        "findings" if deletable == 0 => {
+            format!("Found, and no rule removes it: see above{left}{unread}{scope}{accepted}.")
+        }
         "findings" => format!(
-            "Found: {} the machine's identity{unread}.",
+            "Found: {} the machine's identity{left}{unread}{scope}{accepted}.",
             match deletable {
                 1 => "1 item carries".to_owned(),
                 n => format!("{n} items carry"),
             }
         ),
         "planned" => format!(
-            "Planned: {} would be removed, and the staged result passed verification{left}{unread}. \
-             Nothing was written.",
+            "Planned: {} would be removed, and the staged result passed verification{left}{unread}{scope}\
+             {accepted}. Nothing was written.",
             count(deletable, "item")
         ),
-        "cleaned" if left.is_empty() => {
+        "cleaned" if left.is_empty() && unread.is_empty() => {
             format!(
-                "Cleaned: {} removed, and nothing of them is left where it was searched{unread}.",
+                "Cleaned: {} removed, and nothing of them is left where it was searched{scope}{accepted}.",
                 count(deletable, "item")
             )
         }
         "cleaned" => format!(
-            "Cleaned: {} removed{left}{unread}.",
+            "Cleaned: {} removed{left}{unread}{scope}{accepted}.",
             count(deletable, "item")
         ),
         "refused" => "Refused: nothing was written.".to_owned(),
@@ -207,6 +219,86 @@ pub(super) fn verdict(report: &ImageReport) -> String {
         _ if report.image.is_none() => "Failed: nothing was written.".to_owned(),
         _ => "Failed: the input is unchanged.".to_owned(),
     }
+}
+
+/// What the verdict speaks of.
+fn scope(report: &ImageReport) -> String {
+    let quick = report.not_scanned.iter().any(|unseen| {
+        unseen.accepted
+            && unseen.class == UnseenClass::Unsearched
+            && unseen.reason.contains("--quick")
+    });
+    let quick = match quick {
+        true => "; free space and unchanged files were not searched (--quick)",
+        false => "",
+    };
+    let sets: Vec<&str> = {
+        let mut all: Vec<&str> = report.rule_sets.iter().map(String::as_str).collect();
+        all.dedup();
+        all
+    };
+    match sets.as_slice() {
+        [] => quick.to_owned(),
+        sets => format!(" (rules: {}){quick}", sets.join(", ")),
+    }
+}
+
+/// What was seen and is not removed.
+fn write_left(out: &mut String, report: &ImageReport) -> fmt::Result {
+    if report.left.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nLeft")?;
+    for left in report.left.iter().take(MAX_LINES) {
+        let at = match left.image_offset {
+            Some(at) => format!(", image offset {at:#x}"),
+            None => String::new(),
+        };
+        let times = match left.count {
+            0 | 1 => String::new(),
+            n => format!(", {n} places"),
+        };
+        let accepted = if left.accepted { ", accepted" } else { "" };
+        let class = left.class.name();
+        writeln!(
+            out,
+            "  {}: {} [{class}{accepted}]{times}{at}",
+            left.owner, left.what
+        )?;
+        writeln!(out, "    what to do: {}", left.remedy)?;
+    }
+    if report.left.len() > MAX_LINES {
+        writeln!(out, "  ... and {} more", report.left.len() - MAX_LINES)?;
+    }
+    Ok(())
+}
+
+fn write_unseen(out: &mut String, report: &ImageReport) -> fmt::Result {
+    if report.not_scanned.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nNot looked at")?;
+    for item in &report.not_scanned {
+        let note = match (item.harmless, item.accepted) {
+            (true, _) => ", harmless",
+            (false, true) => ", accepted",
+            (false, false) => "",
+        };
+        let class = item.class.name();
+        let size = match item.len {
+            Some(len) => format!(", {}", size(len)),
+            None => String::new(),
+        };
+        writeln!(
+            out,
+            "  {}: {} [{class}{note}{size}]",
+            item.what, item.reason
+        )?;
+        if let Some(remedy) = &item.remedy {
+            writeln!(out, "    what to do: {remedy}")?;
+        }
+    }
+    Ok(())
 }
 
 fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
@@ -453,7 +545,13 @@ fn write_search(out: &mut String, report: &ImageReport) -> fmt::Result {
         writeln!(out, "  {}: {}", area.what, size(area.bytes))?;
     }
     if left.is_empty() {
-        writeln!(out, "  nothing of the identity was found")?;
+        let found = match report.tokens.iter().any(|token| token.class != Class::Name) {
+            true => "nothing of the identity was found",
+            false => {
+                "no id is known: any client's id (GUID:...) was looked for, and none was found"
+            }
+        };
+        writeln!(out, "  {found}")?;
     }
     for residue in left.iter().take(MAX_LINES) {
         writeln!(

@@ -279,7 +279,24 @@ pub(super) fn not_scanned(h: &mut Html<'_>, report: &ImageReport) {
         }
         list(h, &report.not_scanned, |h, item| {
             h.el("b", |h| h.text(&item.what));
-            h.text(format_args!(": {}", item.reason));
+            h.text(format_args!(": {} ({})", item.reason, item.class.name()));
+            if let Some(remedy) = &item.remedy {
+                h.text(format_args!(" What to do: {remedy}."));
+            }
+        });
+    });
+}
+
+/// What of the identity was seen and is not removed.
+pub(super) fn left(h: &mut Html<'_>, report: &ImageReport) {
+    if report.left.is_empty() {
+        return;
+    }
+    card(h, "Left", |h| {
+        list(h, &report.left, |h, item| {
+            h.el("b", |h| h.text(&item.owner));
+            h.text(format_args!(": {} ({})", item.what, item.class.name()));
+            h.text(format_args!(" What to do: {}.", item.remedy));
         });
     });
 }

@@ -164,6 +164,7 @@ fn image(h: &mut Html<'_>, number: usize, report: &ImageReport, rules: &[Rule]) 
         findings::table(h, report);
         facts::done(h, report);
         facts::search(h, report);
+        facts::left(h, report);
         facts::not_scanned(h, report);
         facts::volumes(h, report);
         facts::digests(h, report);

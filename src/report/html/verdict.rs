@@ -13,13 +13,17 @@ use crate::{
 fn word(report: &ImageReport) -> (&'static str, &'static str) {
     match report.result {
         "clean" => ("clean", "good"),
-        "cleaned" if report.residues.iter().any(|r| r.is_identity()) => ("cleaned, traces", "warn"),
+        "cleaned" if report.left_count() > 0 => ("cleaned, traces", "warn"),
+        "cleaned" if report.unseen_count() > 0 => ("cleaned, not all seen", "warn"),
         "cleaned" => ("cleaned", "good"),
         "findings" => ("findings", "bad"),
         "planned" => ("planned", "info"),
         "recovered" => ("recovered", "good"),
         "whole" => ("whole", "good"),
         "undone" => ("undone", "warn"),
+        "incomplete" => ("not all seen", "warn"),
+        "requirements" => ("not as required", "bad"),
+        "no_windows" => ("no Windows", "warn"),
         "unread" => ("not looked into", "warn"),
         "pending" => ("pending", "bad"),
         "refused" => ("refused", "warn"),
@@ -55,7 +59,7 @@ pub(super) fn tiles(h: &mut Html<'_>, report: &ImageReport) {
         .filter(|finding| finding.action == Action::Delete)
         .count();
     let reported = report.findings.len() - removable;
-    let left = report.residues.iter().filter(|r| r.is_identity()).count();
+    let left = report.left_count();
     h.class("div", "tiles", |h| {
         let mut tile = |number: String, what: &str| {
             h.class("div", "tile", |h| {
