@@ -360,7 +360,11 @@ fn plan_volume(
     }
     part.obstacles = tree.obstacles()?;
     // A state in which Windows would still change the files: what is seen is not what will be there.
-    for obstacle in part.obstacles.iter().filter(|one| UNSETTLED.contains(&one.id)) {
+    for obstacle in part
+        .obstacles
+        .iter()
+        .filter(|one| UNSETTLED.contains(&one.id))
+    {
         let unseen = NotScanned::new(UnseenClass::Damaged, what.clone(), obstacle.what.clone())
             .remedy(obstacle.advice.clone());
         part.not_scanned.push(unseen);
