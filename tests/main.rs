@@ -61,6 +61,7 @@ mod run;
 mod sets;
 mod sets_copy;
 mod support;
+mod two_owners;
 mod wim;
 mod wim_check;
 mod wim_hostile;
