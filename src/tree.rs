@@ -367,6 +367,14 @@ pub trait FileTree: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// An error if anything that is to be written (the main data streams of some files, everything of
+    /// those to be removed, and what a removal changes besides) belongs to another file, too: that one
+    /// would be changed. To be asked before anything is written; one pass for all.
+    fn sole_owners(&self, written: &[FileId], removed: &[FileId]) -> Result<()> {
+        let _ = (written, removed);
+        Ok(())
+    }
+
     /// Overwrites bytes of the main data stream without changing anything else.
     fn overwrite(&self, id: FileId, offset: FileOffset, bytes: &[u8]) -> Result<()> {
         let _ = (id, offset, bytes);
@@ -387,7 +395,7 @@ pub trait FileTree: fmt::Debug + Send + Sync {
         )))
     }
 
-    /// Removes files with all their names and streams, frees and zeroes what they owned, wipes the
+    /// Removes files, after [`FileTree::sole_owners`] agreed, with all their names and streams, frees and zeroes what they owned, wipes the
     /// slack of their records, neighbours' indexes and parents. All or nothing is the caller's:
     /// on an error the overlay is thrown away.
     fn remove(&self, ids: &[FileId]) -> Result<Removal> {

@@ -218,7 +218,7 @@ fn what_chkdsk_would_repair_is_refused_and_scanned() {
                 put::u32(v, stream + 20, other);
                 again(b, v);
             },
-            "in use already",
+            r"\WINDOWS\system32\config\SOFTWARE and \WINDOWS\Smscfg.ini.bak: clusters of its own",
         ),
         (
             "free and owned",

@@ -145,7 +145,7 @@ fn names_of_deleted_entries_go_without_a_search_of_the_whole_image() {
 #[test]
 fn what_scandisk_would_repair_is_refused_and_scanned() {
     type Damage = fn(&BuiltFat, &mut [u8]);
-    let cases: [(&str, Width, Damage, &str); 9] = [
+    let cases: [(&str, Width, Damage, &str); 10] = [
         (
             "dirty 16",
             Width::Fat16,
@@ -180,7 +180,17 @@ fn what_scandisk_would_repair_is_refused_and_scanned() {
                 let clusters = &b.files[r"\WINNT\Smscfg.ini.bak"].clusters;
                 b.set_link(v, *clusters.last().unwrap(), other);
             },
-            "in a chain already",
+            r"\WINNT\system32\config\SOFTWARE and \WINNT\Smscfg.ini.bak: chain: a cluster of its own",
+        ),
+        (
+            "cross-linked 32",
+            Width::Fat32,
+            |b, v| {
+                let other = b.files[HIVES[0]].clusters[1];
+                let clusters = &b.files[r"\WINNT\Smscfg.ini.bak"].clusters;
+                b.set_link(v, *clusters.last().unwrap(), other);
+            },
+            r"\WINNT\system32\config\SOFTWARE and \WINNT\Smscfg.ini.bak: chain: a cluster of its own",
         ),
         (
             "outside",

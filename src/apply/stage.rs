@@ -1,6 +1,6 @@
 //! Runs the editors of a plan on an image that lies over an overlay. The host sees nothing of it.
 
-use std::ops::Range;
+use std::{ops::Range, sync::mpsc};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::{
     hive::{self, HiveEdit},
     image::{Image, Volume},
     plan::{self, HiveBytes, HivePlan, Plan, VolumePlan},
-    tree::{Disposition, FileEntry, FileTree, Listing, Removal},
+    tree::{Disposition, FileEntry, FileId, FileTree, Listing, Removal},
     units::{FileOffset, ImageOffset},
 };
 
@@ -96,15 +96,33 @@ fn stage_volume(volume: &Volume, part: &VolumePlan, tokens: &[Vec<u8>]) -> Resul
     for entry in &part.removals {
         staged.listing.subtract(&entry.listing);
     }
-    // Hives and files lie in different clusters, and the overlay takes both writers' pages one at a
-    // time; there are two cores.
+    let edited = part.hives.iter().filter(|hive| hive.is_written());
+    let written = edited
+        .clone()
+        .map(|hive| &hive.entry)
+        .chain(&part.log_wipes);
+    let written: Vec<FileId> = written.map(|entry| entry.id).collect();
+    // Hives and files lie in different clusters, which is checked first, and the overlay takes both
+    // writers' pages one at a time; there are two cores. While all records are asked whose clusters
+    // these are, the first hive is edited in memory.
     let (hives, removal) = std::thread::scope(|scope| {
-        let removal = scope.spawn(|| tree.remove(&ids));
-        let edited = part.hives.iter().filter(|hive| hive.is_written());
-        let hives: Result<Vec<StagedHive>> =
-            edited.map(|hive| stage_hive(tree, hive, tokens)).collect();
+        let (agree, agreed) = mpsc::channel();
+        let removal = scope.spawn(|| {
+            // Dropped without a word if anything is wrong.
+            let agree = agree;
+            tree.sole_owners(&written, &ids)?;
+            agree.send(()).ok();
+            tree.remove(&ids)
+        });
+        let mut answer = None;
+        let mut may_write = || *answer.get_or_insert_with(|| agreed.recv().is_ok());
+        let hives: Result<Vec<StagedHive>> = edited
+            .map(|hive| stage_hive(tree, hive, tokens, &mut may_write))
+            .collect();
         (hives, removal.join())
     });
+    // First what is wrong with the volume: it kept the hives from being written, too.
+    staged.removal = removal.map_err(|_| Error::internal("removal: the thread died"))??;
     staged.hives = hives?;
     for log in &part.log_wipes {
         let stale = tree.erase(log.id).at("file", log.path())?;
@@ -112,11 +130,15 @@ fn stage_volume(volume: &Volume, part: &VolumePlan, tokens: &[Vec<u8>]) -> Resul
             staged.logs.push(log.path());
         }
     }
-    staged.removal = removal.map_err(|_| Error::internal("removal: the thread died"))??;
     Ok(staged)
 }
 
-fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Result<StagedHive> {
+fn stage_hive(
+    tree: &dyn FileTree,
+    hive: &HivePlan,
+    tokens: &[Vec<u8>],
+    may_write: &mut dyn FnMut() -> bool,
+) -> Result<StagedHive> {
     let (entry, edits) = (&hive.entry, hive.edits.as_slice());
     let path = entry.path();
     let extents = tree.extents(entry.id)?;
@@ -181,6 +203,11 @@ fn stage_hive(tree: &dyn FileTree, hive: &HivePlan, tokens: &[Vec<u8>]) -> Resul
         }
     };
     let (bytes, before, outcome, changed, note) = staged;
+    if !may_write() {
+        return Err(Error::internal(
+            "hive edit: the volume is not to be written",
+        ));
+    }
     for range in &changed {
         let piece = usize::try_from(range.start)
             .ok()

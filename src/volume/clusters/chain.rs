@@ -75,6 +75,8 @@ pub struct Chain {
     pub unlinked: bool,
     /// Why it could not be followed to its end.
     pub problem: Option<String>,
+    /// The cluster where it ran into a chain of before.
+    pub met: Option<u32>,
 }
 
 impl Chain {

@@ -27,6 +27,41 @@ struct Found {
     stale: HashSet<u64>,
 }
 
+/// Whose clusters others' are is told of so many: it takes a pass over the files before.
+const MAX_HOLDERS: u64 = 5;
+
+impl<F: Format> Walk<F> {
+    /// " and PATH": who has a cluster that the node `index` has, too; empty if that is not known.
+    pub(in crate::volume) fn holder(
+        &self,
+        table: &mut Table<'_, F>,
+        cluster: u32,
+        index: usize,
+    ) -> Result<String> {
+        let has = |chain: &Chain| {
+            let mut runs = chain.runs.iter();
+            runs.any(|run| (run.first..run.end()).contains(&cluster))
+        };
+        if self.problem_count >= MAX_HOLDERS {
+            return Ok(String::new());
+        }
+        let at = table.volume().heap().offset_of(cluster);
+        if let Some(directory) = self.directory_at(at) {
+            return Ok(format!(" and directory {}", self.path(directory)));
+        }
+        if let Some(system) = self.systems.iter().find(|system| has(&system.chain)) {
+            return Ok(format!(" and the {}", system.name));
+        }
+        for (other, node) in self.nodes.iter().enumerate().skip(1) {
+            let is_file = !node.is_directory() && !node.is_label();
+            if is_file && other != index && F::chains(table, &node.entry)?.iter().any(has) {
+                return Ok(format!(" and {}", self.path(other)));
+            }
+        }
+        Ok(String::new())
+    }
+}
+
 impl<F: Format> Volume<F> {
     /// See [`FileTree::owners`](crate::tree::FileTree::owners).
     pub(super) fn owners_of(

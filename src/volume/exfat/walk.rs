@@ -134,6 +134,7 @@ impl Walk<ExfatFormat> {
         &mut self,
         exfat: &Exfat,
         chain: &Chain,
+        index: usize,
         who: &dyn Fn(&Self) -> String,
     ) -> (bool, Chain) {
         let mut own = Chain::default();
@@ -146,9 +147,11 @@ impl Walk<ExfatFormat> {
             if let Some(other) = self.seen.taken.take(*run) {
                 sound = false;
                 let who = who(self);
+                let holder = self.holder(&mut Table::new(exfat), other, index);
+                let holder = holder.unwrap_or_default();
                 self.problem(|| {
                     format!(
-                        "{who}: clusters of its own expected, found cluster {other}, which is in \
+                        "{who}{holder}: clusters of its own expected, found cluster {other}, which is in \
                          use already (volume offset {:#x})",
                         exfat.geometry.heap.offset_of(other)
                     )
@@ -199,7 +202,7 @@ impl Walk<ExfatFormat> {
         for (raw, number) in bitmaps.iter().zip(&numbers) {
             let of = allocation(raw, 0);
             let chain = table.chain(of)?;
-            self.own(exfat, &chain, &|_| "allocation bitmap".to_owned());
+            self.own(exfat, &chain, 0, &|_| "allocation bitmap".to_owned());
             if of.len != clusters.div_ceil(8) {
                 self.problem(|| {
                     format!(
@@ -220,7 +223,7 @@ impl Walk<ExfatFormat> {
             [raw] => {
                 let of = allocation(raw, 0);
                 let chain = table.chain(of)?;
-                self.own(exfat, &chain, &|_| "up-case table".to_owned());
+                self.own(exfat, &chain, 0, &|_| "up-case table".to_owned());
                 match read_upcase(exfat, &chain, of.len, dword(raw, upcase::CHECKSUM))? {
                     Ok(table) => self.seen.upcase = table,
                     Err(what) => self.problem(|| format!("up-case table: {what}")),
@@ -243,7 +246,7 @@ impl Walk<ExfatFormat> {
     /// Takes a directory's clusters; where its slots lie.
     fn enter(&mut self, exfat: &Exfat, index: usize, chain: &Chain) -> Vec<(u64, u64)> {
         // Somebody else's clusters hold no entries of this directory.
-        let (sound, chain) = self.own(exfat, chain, &|walk| {
+        let (sound, chain) = self.own(exfat, chain, index, &|walk| {
             format!("directory {}", walk.path(index))
         });
         if let Some(node) = self.nodes.get_mut(index) {
@@ -297,7 +300,7 @@ impl Walk<ExfatFormat> {
         for more in extra {
             let chain = table.chain(more)?;
             sound &= self
-                .own(exfat, &chain, &|walk| walk.path(index).to_string())
+                .own(exfat, &chain, index, &|walk| walk.path(index).to_string())
                 .0;
         }
         let chain = table.chain(data)?;
@@ -313,7 +316,7 @@ impl Walk<ExfatFormat> {
             queue.push_back((index, chain));
         } else {
             sound &= self
-                .own(exfat, &chain, &|walk| walk.path(index).to_string())
+                .own(exfat, &chain, index, &|walk| walk.path(index).to_string())
                 .0;
         }
         if let Some(node) = self.nodes.get_mut(index) {

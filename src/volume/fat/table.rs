@@ -124,6 +124,7 @@ impl Table<'_, FatFormat> {
         }
         loop {
             if seen(at) {
+                chain.met = Some(at);
                 chain.problem = Some(format!(
                     "chain: a cluster of its own expected, found cluster {at}, which is in a chain \
                      already (volume offset {:#x})",

@@ -195,11 +195,13 @@ impl Walk<FatFormat> {
             node.entry.first_cluster(fat.geometry.width),
             node.data_len(),
         );
+        let mut met = None;
         let found = if first == 0 {
             (len > 0).then(|| format!("file: a cluster for {len} bytes expected, found none"))
         } else {
             let chain = table.chain(first, seen)?;
             let room = chain.room(&fat.geometry.heap);
+            met = chain.met;
             chain
                 .problem
                 .or_else(|| (room < len).then(|| short(len, room)))
@@ -209,7 +211,11 @@ impl Walk<FatFormat> {
             if let Some(node) = self.nodes.get_mut(index) {
                 node.sound = false;
             }
-            self.problem(|| format!("{path}: {found}"));
+            let other = match met {
+                Some(cluster) => self.holder(table, cluster, index)?,
+                None => String::new(),
+            };
+            self.problem(|| format!("{path}{other}: {found}"));
         }
         Ok(())
     }

@@ -116,6 +116,10 @@ impl FileTree for Ntfs {
         self.owners_of(offsets, likely)
     }
 
+    fn sole_owners(&self, written: &[FileId], removed: &[FileId]) -> Result<()> {
+        edit::sole_owners(self, written, removed)
+    }
+
     fn overwrite(&self, id: FileId, offset: FileOffset, bytes: &[u8]) -> Result<()> {
         edit::overwrite(self, id, offset, bytes)
     }

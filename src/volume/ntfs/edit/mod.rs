@@ -8,6 +8,7 @@
 
 mod balance;
 mod bits;
+mod claims;
 mod index;
 mod node;
 mod overwrite;
@@ -37,6 +38,14 @@ pub fn overwrite(vol: &Ntfs, id: FileId, offset: FileOffset, bytes: &[u8]) -> Re
 /// Fills a file's main data stream with zeros, to the end of its last cluster.
 pub fn erase(vol: &Ntfs, id: FileId) -> Result<u64> {
     overwrite::erase(vol, id)
+}
+
+/// Whether everything that is to be written belongs to one file alone.
+pub fn sole_owners(vol: &Ntfs, written: &[FileId], removed: &[FileId]) -> Result<()> {
+    if written.is_empty() && removed.is_empty() {
+        return Ok(());
+    }
+    claims::check_claims(vol, &target::load(vol, removed)?, written)
 }
 
 /// Removes files with all their names and streams.

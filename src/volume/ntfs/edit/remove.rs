@@ -11,7 +11,7 @@ use super::{
     node::Order,
     place::{read_record, write_record, zero_range},
     record::{free, zero_slack},
-    target::{Target, check_claims, each_record, is_alive, refuse, shown},
+    target::{Target, each_record, is_alive, load, refuse, shown},
     view_index::remove_views,
 };
 use crate::{
@@ -45,9 +45,6 @@ struct Edited {
 ///
 /// [`FileTree::remove`]: crate::tree::FileTree::remove
 pub(super) fn remove(vol: &Ntfs, ids: &[FileId]) -> Result<Removal> {
-    let mut ids = ids.to_vec();
-    ids.sort_unstable();
-    ids.dedup();
     let mut removal = Removal::default();
     if ids.is_empty() {
         return Ok(removal);
@@ -57,11 +54,7 @@ pub(super) fn remove(vol: &Ntfs, ids: &[FileId]) -> Result<Removal> {
             "$UpCase: a sound table expected, found: {problem}"
         )));
     }
-    let targets: Vec<Target> = ids
-        .iter()
-        .map(|id| Target::load(vol, *id))
-        .collect::<Result<_>>()?;
-    check_claims(vol, &targets)?;
+    let targets = load(vol, ids)?;
 
     let mut parents: BTreeMap<MftReference, Vec<Doomed<'_>>> = BTreeMap::new();
     for target in &targets {

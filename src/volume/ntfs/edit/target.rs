@@ -9,16 +9,15 @@ use crate::{
     bytes::View,
     error::{Error, Kind, Result},
     tree::FileId,
-    units::{FileOffset, MftReference, Vcn},
+    units::{FileOffset, MftReference},
     volume::{
         ntfs::{
             File, FileName, Ntfs, Record,
             attribute::title,
             format::{attribute, code, number, record},
-            runs::each_run,
             undo_fixup,
         },
-        widths::{index, narrow, product, sum, wide},
+        widths::{narrow, product, sum, wide},
     },
 };
 
@@ -92,6 +91,14 @@ fn is_below_extend(vol: &Ntfs, parent: MftReference) -> bool {
         at = above;
     }
     false
+}
+
+/// Reads and checks all targets, each once.
+pub(super) fn load(vol: &Ntfs, ids: &[FileId]) -> Result<Vec<Target>> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into_iter().map(|id| Target::load(vol, id)).collect()
 }
 
 impl Target {
@@ -205,82 +212,6 @@ impl Target {
     }
 }
 
-/// One pass over all records: no record but the targets' own may claim their clusters, or claim to
-/// be an extension of a target without being in its list. A record that cannot be read claims
-/// nothing here; the census reports it.
-pub(super) fn check_claims(vol: &Ntfs, targets: &[Target]) -> Result<()> {
-    let mut owned: Vec<(Range<u64>, usize)> = Vec::new();
-    for (i, target) in targets.iter().enumerate() {
-        owned.extend(target.clusters.iter().map(|range| (range.clone(), i)));
-    }
-    owned.sort_by_key(|(range, _)| range.start);
-    let owner_of = |lcn: u64, end: u64| {
-        let at = owned.partition_point(|(range, _)| range.end <= lcn);
-        owned.get(at).filter(|(range, _)| range.start < end)
-    };
-    for ((a, i), (b, k)) in owned.iter().zip(owned.iter().skip(1)) {
-        if b.start < a.end {
-            return Err(shared(targets, *i, b.start, &format!("target {k}")));
-        }
-    }
-    let mut own: Vec<(u64, usize)> = Vec::new();
-    for (i, target) in targets.iter().enumerate() {
-        own.extend(target.file.records.iter().map(|record| (record.number, i)));
-    }
-    own.sort_unstable();
-    let is_own = |number: u64| own.binary_search_by_key(&number, |(own, _)| *own).is_ok();
-    let judge = |number: u64, bytes: &[u8]| -> Result<()> {
-        if is_own(number) {
-            return Ok(());
-        }
-        let view = View::new(bytes, "file record");
-        let base = MftReference(view.u64(record::BASE)?);
-        let unlisted = targets
-            .iter()
-            .find(|target| base.0 != 0 && target.file.reference == base);
-        if let Some(target) = unlisted {
-            return Err(Error::refused(format!(
-                "removal: all extensions of file record {base} ({}) in its attribute list \
-                 expected, record {number} is not",
-                shown(&target.file.names)
-            )));
-        }
-        let mut clash = None;
-        skim_runs(view, vol.geometry().cluster_count, |start, end| {
-            if clash.is_none() {
-                clash = owner_of(start, end).map(|(range, i)| (range.start.max(start), *i));
-            }
-        });
-        match clash {
-            Some((lcn, i)) => Err(shared(targets, i, lcn, &format!("file record {number}"))),
-            None => Ok(()),
-        }
-    };
-    let (parts, _) = vol.scan(
-        |first: &mut Option<Error>, scanned, _| {
-            if first.is_none() && scanned.bytes.starts_with(&record::MAGIC) && scanned.is_in_use() {
-                *first = judge(scanned.number, scanned.bytes).err();
-            }
-        },
-        &mut |_| {},
-    )?;
-    match parts.into_iter().flatten().next() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-fn shared(targets: &[Target], i: usize, lcn: u64, other: &str) -> Error {
-    let names = targets
-        .get(i)
-        .map(|t| shown(&t.file.names))
-        .unwrap_or_default();
-    Error::refused(format!(
-        "removal: clusters of one owner expected, cluster {lcn:#x} belongs to {other} too"
-    ))
-    .at("file", names)
-}
-
 /// Calls back with every FILE record in use, update sequence undone where it is valid.
 pub(super) fn each_record(
     vol: &Ntfs,
@@ -307,33 +238,6 @@ pub(super) fn each_record(
         first = sum(first, count, "$MFT")?;
     }
     Ok(())
-}
-
-/// The cluster ranges of a record's attributes, as far as they can be read.
-fn skim_runs(view: View<'_>, cluster_count: u64, mut take: impl FnMut(u64, u64)) {
-    let mut skim = || -> Result<()> {
-        let mut at = usize::from(view.u16(record::FIRST_ATTRIBUTE)?);
-        loop {
-            let code = view.u32(at)?;
-            let len = index(view.u32(at.saturating_add(attribute::LEN))?);
-            if code == attribute::END || len < attribute::RESIDENT_LEN {
-                return Ok(());
-            }
-            let one = view.sub(at, len, "attribute")?;
-            if one.u8(attribute::NON_RESIDENT)? == 1 {
-                let runs = usize::from(one.u16(attribute::RUNS_OFFSET)?);
-                let room = len.saturating_sub(runs);
-                each_run(one.get(runs, room)?, Vcn(0), cluster_count, |run| {
-                    if let (Some(start), Some(end)) = (run.lcn, run.end_lcn()) {
-                        take(start.get(), end.get());
-                    }
-                })?;
-            }
-            at = at.saturating_add(len);
-        }
-    };
-    // An unreadable rest claims nothing.
-    let _ = skim();
 }
 
 /// Whether a directory is there: in use, with this sequence number. A record that cannot be read

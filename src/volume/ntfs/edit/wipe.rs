@@ -3,7 +3,10 @@
 //! Facts: facts/ntfs.md 6. Who owns a byte is asked of the reading half; whatever has no rule
 //! here is left, with its owner's name.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use super::{
     bits::is_set,
@@ -23,6 +26,7 @@ use crate::{
             Ntfs, Stream,
             attribute::title,
             format::{attribute, code, number, record},
+            owners::{clusters_of, meets, merge},
         },
         widths::{narrow, product},
     },
@@ -48,6 +52,7 @@ pub(super) fn wipe_residue(vol: &Ntfs, hits: &[Range<u64>]) -> Result<Vec<Dispos
     }
     let mut wiper = Wiper {
         vol,
+        doubly: doubly_owned(vol, &places, &owners)?,
         done: BTreeMap::new(),
     };
     let mut answers = Vec::new();
@@ -106,8 +111,55 @@ fn is_gone(vol: &Ntfs, hit: &Range<u64>) -> Result<bool> {
     Ok(all_zero(&bytes))
 }
 
+/// The clusters that would be written and belong to two: behind the end of the one may be the data of
+/// the other. A free cluster has no owner at all, and what is left anyway is not asked for.
+fn doubly_owned(vol: &Ntfs, places: &[VolumeOffset], owners: &[Owner]) -> Result<Vec<Range<u64>>> {
+    let mut asked = Vec::new();
+    let mut files = BTreeSet::new();
+    for (at, owner) in places.iter().zip(owners) {
+        match owner {
+            Owner::Free { .. } | Owner::Outside => {}
+            Owner::Record {
+                in_use: true,
+                slack: false,
+                ..
+            } => {}
+            Owner::Record { .. } => {
+                let lcn = vol.geometry().cluster_of(*at).get();
+                asked.push(lcn..lcn.saturating_add(1));
+            }
+            Owner::File { id, .. } => {
+                files.insert(*id);
+            }
+        }
+    }
+    // A tail or an index is wiped as a whole.
+    for file in files
+        .iter()
+        .filter_map(|id| vol.file_at(MftReference(id.0)).ok())
+    {
+        for attribute in &file.attributes {
+            asked.extend(attribute.runs().iter().map(clusters_of));
+        }
+    }
+    let (mut claims, _) = vol.claims(&merge(asked))?;
+    claims.sort_by_key(|claim| clusters_of(&claim.run).start);
+    let mut doubly = Vec::new();
+    let mut end = 0;
+    for claim in &claims {
+        let clusters = clusters_of(&claim.run);
+        if clusters.start < end {
+            doubly.push(clusters.start..clusters.end.min(end));
+        }
+        end = end.max(clusters.end);
+    }
+    Ok(merge(doubly))
+}
+
 struct Wiper<'a> {
     vol: &'a Ntfs,
+    /// Clusters that two files claim.
+    doubly: Vec<Range<u64>>,
     /// What was done already, by what it was done to.
     done: BTreeMap<String, Disposition>,
 }
@@ -142,6 +194,10 @@ impl Wiper<'_> {
     }
 
     fn wipe_new(&self, at: VolumeOffset, owner: &Owner) -> Result<Disposition> {
+        let lcn = self.vol.geometry().cluster_of(at).get();
+        if meets(&self.doubly, &(lcn..lcn.saturating_add(1))) {
+            return Ok(left(format!("cluster {lcn:#x} belongs to two files")));
+        }
         match owner {
             Owner::Free { cluster } => self.free_cluster(at, cluster),
             Owner::Record {
@@ -232,6 +288,12 @@ impl Wiper<'_> {
         let Some(stream) = file.stream_named(kind, &stream_name)? else {
             return Ok(left(format!("{path} {name}")));
         };
+        let mut runs = stream.runs().iter();
+        if runs.any(|run| meets(&self.doubly, &clusters_of(run))) {
+            return Ok(left(format!(
+                "{path} {name}: it shares clusters with another file"
+            )));
+        }
         if kind == code::INDEX_ALLOCATION {
             let text = String::from_utf16_lossy(stream_name.units());
             let order = if text == "$I30" {
