@@ -11,6 +11,7 @@ use crate::{
     hive::HiveEdit,
     image::{Content, Image, Volume},
     rules::{Action, Rule, Target},
+    text::{Name, WinPath},
     tree::{
         FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage,
         UnseenClass,
@@ -28,6 +29,7 @@ mod mentions;
 mod opening;
 mod stale;
 pub mod tokens;
+mod unreadable;
 mod unseen;
 
 pub use finding::{Finding, Identifier, Subject, View};
@@ -348,7 +350,17 @@ fn plan_volume(
             census.problems.first().cloned().unwrap_or_default(),
         ));
     }
+    unreadable::judge(volume, &census.unreadable, rules, &mut part);
     part.obstacles = tree.obstacles()?;
+    let cut = |obstacle: &&Obstacle| obstacle.id == "volume-truncated";
+    if let Some(cut) = part.obstacles.iter().find(cut) {
+        let unseen = NotScanned::new(
+            UnseenClass::OutOfFile,
+            format!("the rest of {} {}", volume.unit, volume.partition),
+            cut.what.clone(),
+        );
+        part.not_scanned.push(unseen.remedy(cut.advice.clone()));
+    }
     let found = windows::recognise(tree, &census)?;
     part.installations = found
         .installations
@@ -499,6 +511,20 @@ fn name_stores(stores: Vec<Store>, part: &mut VolumePlan) {
     }
 }
 
+/// Whether a rule speaks of a file of these names and paths.
+fn names_file(rule: &Rule, names: &[Name], paths: &[WinPath]) -> bool {
+    match &rule.target {
+        Target::FileAnywhere { name } => names.iter().any(|n| n.eq_ascii(name)),
+        Target::FileAtRoot { name } => paths
+            .iter()
+            .any(|path| path.0.len() == 1 && path.0[0].eq_ascii(name)),
+        Target::FileAt { path: tail }
+        | Target::Folder { path: tail }
+        | Target::Mentions { path: tail } => paths.iter().any(|path| keys::ends_with(path, tail)),
+        _ => false,
+    }
+}
+
 fn plan_file(
     volume: &Volume,
     tree: &dyn FileTree,
@@ -509,19 +535,7 @@ fn plan_file(
     later: &mut Later,
 ) -> Result<()> {
     for rule in rules {
-        let matched = match &rule.target {
-            Target::FileAnywhere { name } => entry.names.iter().any(|n| n.eq_ascii(name)),
-            Target::FileAtRoot { name } => entry
-                .paths
-                .iter()
-                .any(|path| path.0.len() == 1 && path.0[0].eq_ascii(name)),
-            Target::FileAt { path: tail }
-            | Target::Folder { path: tail }
-            | Target::Mentions { path: tail } => {
-                entry.paths.iter().any(|path| keys::ends_with(path, tail))
-            }
-            _ => false,
-        };
+        let matched = names_file(rule, &entry.names, &entry.paths);
         if !matched {
             continue;
         }
