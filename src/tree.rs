@@ -208,6 +208,36 @@ pub struct Census {
     pub problems: Vec<String>,
     /// How many problems there were.
     pub problem_count: u64,
+    /// Files that some structure names or counts and that cannot be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A file that some structure names or counts (an index, a bitmap, a list of attributes, a directory
+/// entry) and that cannot be read as that structure says, or that has another name elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its number, where files have one.
+    pub record: Option<u64>,
+    /// Every name that any structure gives it.
+    pub names: Vec<Name>,
+    /// The paths of these names; empty if nothing names it.
+    pub paths: Vec<WinPath>,
+    /// Whether the structure that names it says that it is a directory.
+    pub is_directory: bool,
+    /// What was expected and found.
+    pub reason: String,
+}
+
+impl Unreadable {
+    /// Adds a name with its path, unless it is known.
+    pub fn add_name(&mut self, name: Name, path: WinPath) {
+        if !self.names.contains(&name) {
+            self.names.push(name);
+        }
+        if !self.paths.contains(&path) {
+            self.paths.push(path);
+        }
+    }
 }
 
 /// A piece of metadata as the pass over all file records shows it to a searcher.

@@ -63,6 +63,7 @@ mod sets_copy;
 mod support;
 mod verdict;
 mod two_owners;
+mod unreadable;
 mod wim;
 mod wim_check;
 mod wim_hostile;

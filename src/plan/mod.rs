@@ -11,6 +11,7 @@ use crate::{
     hive::HiveEdit,
     image::{Content, Image, Volume},
     rules::{Action, Rule, Target},
+    text::{Name, WinPath},
     tree::{
         FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage,
         UnseenClass,
@@ -28,6 +29,7 @@ mod mentions;
 mod opening;
 mod stale;
 pub mod tokens;
+mod unreadable;
 mod unseen;
 
 pub use finding::{Finding, Identifier, Subject, View};
@@ -186,11 +188,10 @@ impl Plan {
 }
 
 /// Obstacles that say that a volume's files may not be what they seem.
-const UNSETTLED: [&str; 6] = [
+const UNSETTLED: [&str; 5] = [
     "hibernated",
     "log-not-clean",
     "dirty-flag",
-    "volume-truncated",
     "mirror-mismatch",
     "structure",
 ];
@@ -358,16 +359,20 @@ fn plan_volume(
             census.problems.first().cloned().unwrap_or_default(),
         ));
     }
+    unreadable::judge(volume, &census.unreadable, rules, &mut part);
     part.obstacles = tree.obstacles()?;
-    // A state in which Windows would still change the files: what is seen is not what will be there.
-    for obstacle in part
-        .obstacles
-        .iter()
-        .filter(|one| UNSETTLED.contains(&one.id))
-    {
-        let unseen = NotScanned::new(UnseenClass::Damaged, what.clone(), obstacle.what.clone())
-            .remedy(obstacle.advice.clone());
-        part.not_scanned.push(unseen);
+    // A state in which Windows would still change the files, or of which a part is missing: what is seen
+    // is not what will be there.
+    for obstacle in &part.obstacles {
+        let unseen = if obstacle.id == "volume-truncated" {
+            let rest = format!("the rest of {} {}", volume.unit, volume.partition);
+            NotScanned::new(UnseenClass::OutOfFile, rest, obstacle.what.clone())
+        } else if UNSETTLED.contains(&obstacle.id) {
+            NotScanned::new(UnseenClass::Damaged, what.clone(), obstacle.what.clone())
+        } else {
+            continue;
+        };
+        part.not_scanned.push(unseen.remedy(obstacle.advice.clone()));
     }
     let found = windows::recognise(tree, &census)?;
     part.installations = found
@@ -519,6 +524,20 @@ fn name_stores(stores: Vec<Store>, part: &mut VolumePlan) {
     }
 }
 
+/// Whether a rule speaks of a file of these names and paths.
+fn names_file(rule: &Rule, names: &[Name], paths: &[WinPath]) -> bool {
+    match &rule.target {
+        Target::FileAnywhere { name } => names.iter().any(|n| n.eq_ascii(name)),
+        Target::FileAtRoot { name } => paths
+            .iter()
+            .any(|path| path.0.len() == 1 && path.0[0].eq_ascii(name)),
+        Target::FileAt { path: tail }
+        | Target::Folder { path: tail }
+        | Target::Mentions { path: tail } => paths.iter().any(|path| keys::ends_with(path, tail)),
+        _ => false,
+    }
+}
+
 fn plan_file(
     volume: &Volume,
     tree: &dyn FileTree,
@@ -529,19 +548,7 @@ fn plan_file(
     later: &mut Later,
 ) -> Result<()> {
     for rule in rules {
-        let matched = match &rule.target {
-            Target::FileAnywhere { name } => entry.names.iter().any(|n| n.eq_ascii(name)),
-            Target::FileAtRoot { name } => entry
-                .paths
-                .iter()
-                .any(|path| path.0.len() == 1 && path.0[0].eq_ascii(name)),
-            Target::FileAt { path: tail }
-            | Target::Folder { path: tail }
-            | Target::Mentions { path: tail } => {
-                entry.paths.iter().any(|path| keys::ends_with(path, tail))
-            }
-            _ => false,
-        };
+        let matched = names_file(rule, &entry.names, &entry.paths);
         if !matched {
             continue;
         }

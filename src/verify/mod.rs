@@ -508,6 +508,14 @@ fn witness_volume(
         let (Some(tree), Some(path)) = (tree, hive.entry.paths.first()) else {
             continue;
         };
+        // What no directory leads to is not found by one that walks directories.
+        if hive.entry.orphan {
+            witnesses.push(format!(
+                "ntfs abstains on partition {}: {path}: in no directory",
+                volume.partition
+            ));
+            continue;
+        }
         kept.push(ntfs_witness::Kept {
             path: path.clone(),
             ranges: hive.changed.clone(),

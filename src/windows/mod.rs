@@ -217,6 +217,22 @@ fn ends_with(path: &[Name], tail: &[&str]) -> bool {
             .all(|(name, want)| name.eq_ascii(want))
 }
 
+/// Whether this is where Windows keeps a SOFTWARE hive, a copy that it can put back, or their logs; the
+/// directory above may be lost.
+#[must_use]
+pub fn is_hive_path(path: &WinPath) -> bool {
+    let Some((name, above)) = path.0.split_last() else {
+        return false;
+    };
+    let stem = LOG_ENDINGS.iter().find_map(|ending| stem(name, ending));
+    let name = stem.as_ref().unwrap_or(name);
+    let homes = ["config", "RegBack", "repair", "?"];
+    let at_home = above
+        .last()
+        .is_some_and(|above| homes.iter().any(|home| above.eq_ascii(home)));
+    name.eq_ascii("_REGISTRY_MACHINE_SOFTWARE") || (at_home && name.eq_ascii("SOFTWARE"))
+}
+
 fn matches_any(name: &Name, patterns: &[NamePattern]) -> bool {
     let folded: Vec<u16> = name
         .units()

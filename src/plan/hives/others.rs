@@ -24,7 +24,13 @@ pub(in crate::plan) fn plan_others(
 ) -> Result<()> {
     for which in HiveName::ALL {
         let is_asked = |rule: &Rule| rule.target.hive() == Some(which);
-        if which == HiveName::Software || !rules.iter().any(is_asked) {
+        if which == HiveName::Software {
+            continue;
+        }
+        if !rules.iter().any(is_asked) {
+            for installation in installations {
+                note_broken(tree, installation, which, part)?;
+            }
             continue;
         }
         for installation in installations {
@@ -43,6 +49,61 @@ pub(in crate::plan) fn plan_others(
     Ok(())
 }
 
+/// A hive that no rule asks for and that is none: what it holds nobody knows.
+fn note_broken(
+    tree: &dyn FileTree,
+    installation: &Installation,
+    which: HiveName,
+    part: &mut VolumePlan,
+) -> Result<()> {
+    let name = which.file_name();
+    let unseen = |reason: String| {
+        NotScanned::new(
+            UnseenClass::Damaged,
+            format!("hive {name} of {}", installation.root),
+            reason,
+        )
+    };
+    match in_config(tree, installation, name) {
+        Err(error) if error.kind() == Kind::Io => return Err(error),
+        Err(error) => part.skip(unseen(error.to_string())),
+        Ok(None) => {}
+        Ok(Some(entry)) => {
+            let mut head = [0; 4];
+            let read = match entry.len < 4 {
+                true => Ok(()),
+                false => tree.read_at(entry.id, FileOffset(0), &mut head),
+            };
+            match read {
+                Err(error) => part.skip(unseen(error.to_string()).file(&entry)),
+                Ok(()) if hive::probe(&head) != Probe::Regf => {
+                    let reason = "a regf file expected, found none".to_owned();
+                    part.skip(unseen(reason).file(&entry));
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A file beside the live hives.
+fn in_config(
+    tree: &dyn FileTree,
+    installation: &Installation,
+    name: &str,
+) -> Result<Option<FileEntry>> {
+    let root: Vec<String> = installation
+        .root
+        .0
+        .iter()
+        .map(|name| String::from_utf16_lossy(name.units()))
+        .collect();
+    let mut path: Vec<&str> = root.iter().map(String::as_str).collect();
+    path.extend(["System32", "config", name]);
+    tree.lookup(&path)
+}
+
 fn plan_other(
     volume: &Volume,
     tree: &dyn FileTree,
@@ -52,18 +113,7 @@ fn plan_other(
     gathered: &mut Gathered,
     part: &mut VolumePlan,
 ) -> Result<()> {
-    let root: Vec<String> = installation
-        .root
-        .0
-        .iter()
-        .map(|name| String::from_utf16_lossy(name.units()))
-        .collect();
-    let in_config = |name: &str| -> Result<Option<FileEntry>> {
-        let mut path: Vec<&str> = root.iter().map(String::as_str).collect();
-        path.extend(["System32", "config", name]);
-        tree.lookup(&path)
-    };
-    let Some(entry) = in_config(which.file_name())? else {
+    let Some(entry) = in_config(tree, installation, which.file_name())? else {
         return Ok(());
     };
     let path = entry.path();
@@ -76,7 +126,8 @@ fn plan_other(
     }
     let mut logs = Vec::new();
     for ending in LOG_ENDINGS {
-        logs.extend(in_config(&format!("{}{ending}", which.file_name()))?);
+        let log = format!("{}{ending}", which.file_name());
+        logs.extend(in_config(tree, installation, &log)?);
     }
     let opened = open_hive(tree, &entry, &logs)?;
     let extents = tree.extents(entry.id)?;

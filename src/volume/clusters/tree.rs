@@ -42,6 +42,7 @@ impl<F: Format> FileTree for Volume<F> {
             listing: F::fixed(&walk),
             problems: walk.problems.clone(),
             problem_count: walk.problem_count,
+            unreadable: walk.unreadable(),
             ..Census::default()
         };
         for (index, node) in walk.nodes.iter().enumerate().skip(1) {

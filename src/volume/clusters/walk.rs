@@ -6,12 +6,17 @@ use std::{
 };
 
 use super::{Chain, Format};
-use crate::text::{Name, WinPath};
+use crate::{
+    text::{Name, WinPath},
+    tree::Unreadable,
+};
 
 /// Entries and remains of entries that are kept in memory.
 const MAX_ENTRIES: usize = 4_000_000;
 /// Most problems that are listed one by one.
 const MAX_PROBLEMS: usize = 100;
+/// Most broken files that are listed one by one.
+const MAX_BROKEN: usize = 20_000;
 
 /// What a directory entry says.
 pub trait Entry: Clone + Debug + Send + Sync {
@@ -102,6 +107,9 @@ pub struct Walk<F: Format> {
     pub problems: Vec<String>,
     /// How many problems there were.
     pub problem_count: u64,
+    /// Files whose entries are too broken to be nodes: what there is of a name, the directory's index,
+    /// what is wrong.
+    pub broken: Vec<(Name, usize, String)>,
     /// The clusters of directories: first byte of a range, its length, and whose it is.
     pub directories: BTreeMap<u64, (u64, usize)>,
     /// Structures that are no files.
@@ -127,6 +135,7 @@ impl<F: Format> Walk<F> {
             stale: Vec::new(),
             problems: Vec::new(),
             problem_count: 0,
+            broken: Vec::new(),
             directories: BTreeMap::new(),
             systems: Vec::new(),
             seen: F::Seen::default(),
@@ -163,6 +172,53 @@ impl<F: Format> Walk<F> {
             sound,
             entry,
         });
+    }
+
+    /// Adds a file whose entries are too broken to be a node.
+    pub fn keep_broken(&mut self, name: Name, parent: usize, what: String) {
+        if self.broken.len() < MAX_BROKEN {
+            self.broken.push((name, parent, what));
+        }
+    }
+
+    /// Every file that is not sound, with its path.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        let nodes = self.nodes.iter().enumerate().skip(1);
+        let unsound = nodes.filter(|(_, node)| !node.sound && !node.is_label());
+        let mut all: Vec<Unreadable> = unsound
+            .take(MAX_BROKEN)
+            .map(|(index, node)| {
+                let path = self.path(index);
+                let shown = format!("{path}: ");
+                let mut problems = self.problems.iter();
+                let known = problems.find_map(|line| {
+                    let line = line.strip_prefix("directory ").unwrap_or(line);
+                    line.strip_prefix(&shown)
+                });
+                Unreadable {
+                    record: None,
+                    names: node.entry.names(),
+                    paths: vec![path],
+                    is_directory: node.is_directory(),
+                    reason: known
+                        .unwrap_or("clusters of its own up to its end expected, found otherwise")
+                        .to_owned(),
+                }
+            })
+            .collect();
+        all.extend(self.broken.iter().map(|(name, parent, what)| {
+            let mut path = self.path(*parent);
+            path.0.push(name.clone());
+            Unreadable {
+                record: None,
+                names: vec![name.clone()],
+                paths: vec![path],
+                is_directory: false,
+                reason: what.clone(),
+            }
+        }));
+        all
     }
 
     /// Adds what is left of a deleted entry.

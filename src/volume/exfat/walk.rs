@@ -600,10 +600,21 @@ impl<'a> Reader<'a> {
         // What is there of a file is shown, and never written.
         if byte(raw, 0) == slot::FILE {
             let raws: Vec<Raw> = set.iter().map(|(_, raw)| *raw).collect();
-            if let Ok(found) = Set::parse(&raws, &self.walk.seen.upcase) {
-                self.keep(&set, found, false);
+            match Set::parse(&raws, &self.walk.seen.upcase) {
+                Ok(found) => self.keep(&set, found, false),
+                Err(what) => self.keep_broken(&raws, &what),
             }
         }
+    }
+
+    /// A set that is no file: whatever name its entries still have.
+    fn keep_broken(&mut self, raws: &[Raw], what: &str) {
+        let head = raws.iter().find(|raw| byte(raw, 0) == slot::STREAM);
+        let len = head.map(|raw| usize::from(byte(raw, stream::NAME_LENGTH)));
+        let names = raws.iter().filter(|raw| byte(raw, 0) == slot::NAME);
+        let name = name_of(len, names);
+        self.walk
+            .keep_broken(name, self.directory, format!("entry set: {what}"));
     }
 
     /// Takes the set if it is complete.
@@ -618,8 +629,12 @@ impl<'a> Reader<'a> {
         let raws: Vec<Raw> = set.iter().map(|(_, raw)| *raw).collect();
         if byte(first, 0) == slot::FILE {
             match Set::parse(&raws, &self.walk.seen.upcase) {
-                Ok(found) => self.keep(&set, found, true),
+                Ok(found) => {
+                    let sound = found.problem.is_none();
+                    self.keep(&set, found, sound);
+                }
                 Err(what) => {
+                    self.keep_broken(&raws, &what);
                     let at = number.saturating_mul(wide(slot::LEN));
                     let path = self.walk.path(self.directory);
                     self.walk.problem(|| {

@@ -2,9 +2,10 @@
 
 use super::{
     Ntfs,
-    entry::Parents,
+    attribute::FileName,
     format::{attribute, code, file_name, record, standard_information},
-    scan::{Problems, Scanned, resident_value},
+    scan::{Scanned, resident_value},
+    unreadable::{self, Losses},
     upcase::UpCase,
 };
 use crate::{
@@ -257,7 +258,12 @@ impl<'a> Matcher<'a> {
 /// What one reading thread gathers.
 #[derive(Debug, Default)]
 struct Part {
-    found: Vec<MftReference>,
+    /// Base records of names looked for, each with the record in which the name stands.
+    found: Vec<(MftReference, u64)>,
+    /// Directories called as those in which Windows has its hives.
+    anchors: Vec<MftReference>,
+    /// All directories, as long as they are few.
+    directories: Vec<MftReference>,
     listing: Listing,
 }
 
@@ -269,22 +275,36 @@ impl Ntfs {
         search: &mut dyn FnMut(MetadataChunk<'_>),
     ) -> Result<Census> {
         let matcher = Matcher::new(&self.upcase, patterns);
+        let anchor = Matcher::new(&self.upcase, &[NamePattern::exact(unreadable::ANCHOR)]);
         let (parts, mut problems) = self.scan(
             |part: &mut Part, scanned, problems| {
                 if !scanned.is_in_use() {
                     return;
                 }
-                let mut matched = false;
-                let (sum, walked) = contribution(scanned, |name| matched |= matcher.matches(name));
+                let (mut matched, mut anchored) = (false, false);
+                let (sum, walked) = contribution(scanned, |name| {
+                    matched |= matcher.matches(name);
+                    anchored |= anchor.matches(name);
+                });
                 part.listing.add(&sum);
+                let base = MftReference(scanned.u64(record::BASE));
+                let own = MftReference::new(scanned.number, scanned.u16(record::SEQUENCE));
                 if matched && part.found.len() <= MAX_FOUND {
-                    let base = MftReference(scanned.u64(record::BASE));
-                    let own = MftReference::new(scanned.number, scanned.u16(record::SEQUENCE));
-                    part.found.push(if base.0 == 0 { own } else { base });
+                    let of = if base.0 == 0 { own } else { base };
+                    part.found.push((of, scanned.number));
+                }
+                if scanned.valid && base.0 == 0 && scanned.is_directory() {
+                    if anchored && part.anchors.len() < unreadable::MAX_ANCHORS {
+                        part.anchors.push(own);
+                    }
+                    if part.directories.len() <= unreadable::FEW_DIRECTORIES {
+                        part.directories.push(own);
+                    }
                 }
                 if let Err(expected) = walked
                     && scanned.valid
                 {
+                    problems.note_unusable(scanned.number);
                     problems.add(format_args!(
                         "file record: {expected} expected, found otherwise (file record {})",
                         scanned.number
@@ -293,11 +313,14 @@ impl Ntfs {
             },
             search,
         )?;
-        let mut found: Vec<MftReference> = Vec::new();
+        let mut found: Vec<(MftReference, u64)> = Vec::new();
         let mut listing = Listing::default();
+        let (mut anchors, mut directories) = (Vec::new(), Vec::new());
         for part in parts {
             listing.add(&part.listing);
             found.extend(part.found);
+            anchors.extend(part.anchors);
+            directories.extend(part.directories);
         }
         found.sort_unstable();
         found.dedup();
@@ -306,32 +329,25 @@ impl Ntfs {
                 "census: at most {MAX_FOUND} files of the names looked for expected, found more"
             )));
         }
+        let is_wanted = |name: &FileName| {
+            let value = name.raw.get(file_name::NAME_LEN..).unwrap_or_default();
+            matcher.matches(value)
+        };
+        let mut losses = Losses::new(self, &is_wanted, &mut problems);
         let mut entries = Vec::with_capacity(found.len());
-        let mut parents = Parents::default();
-        for reference in found {
-            let entry = self
-                .file_at(reference)
-                .and_then(|file| self.entry_of_file(&file, &mut parents));
-            match entry {
-                Ok(entry) => entries.push(entry),
-                Err(error) => add_error(&mut problems, reference, &error),
-            }
+        for same in found.chunk_by(|a, b| a.0 == b.0) {
+            entries.extend(losses.entry(same));
         }
+        losses.compare_indexes(anchors, directories)?;
+        let unreadable = losses.finish();
         Ok(Census {
             found: entries,
             listing,
             problems: problems.lines,
             problem_count: problems.count,
+            unreadable,
         })
     }
-}
-
-/// A file that matched and could not be read must be seen even if the list is full.
-fn add_error(problems: &mut Problems, reference: MftReference, error: &Error) {
-    problems.count = problems.count.saturating_add(1);
-    problems
-        .lines
-        .push(format!("file {reference} has a name looked for: {error}"));
 }
 
 #[cfg(test)]

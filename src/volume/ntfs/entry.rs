@@ -115,7 +115,7 @@ impl Ntfs {
     }
 
     /// The path of a name: up through the parents, sequence numbers checked, each visited once.
-    fn path_of(&self, name: &FileName, parents: &mut Parents) -> WinPath {
+    pub(super) fn path_of(&self, name: &FileName, parents: &mut Parents) -> WinPath {
         let mut path = vec![name.name.clone()];
         let mut parent = name.parent;
         let mut seen = BTreeSet::new();

@@ -25,6 +25,7 @@ mod scan;
 mod state;
 pub mod stream;
 mod tree;
+mod unreadable;
 pub mod upcase;
 
 pub use attribute::{Attribute, Body, FileName};

@@ -1,6 +1,9 @@
 //! The sequential pass over all file records: reading ahead on one thread, searching on another.
 
-use std::sync::mpsc::{channel, sync_channel};
+use std::{
+    ops::Range,
+    sync::mpsc::{channel, sync_channel},
+};
 
 use super::{
     Ntfs,
@@ -22,6 +25,8 @@ const BUFFERS: usize = 2;
 const TURNS: u64 = 2;
 /// More problems than anybody reads are only counted.
 const MAX_PROBLEMS: usize = 100;
+/// Records without use that are remembered by their number.
+const MAX_NUMBERS: usize = 100_000;
 
 /// What could not be read; bounded.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +35,10 @@ pub(super) struct Problems {
     pub(super) lines: Vec<String>,
     /// All of them.
     pub(super) count: u64,
+    /// Numbers of records that hold something and cannot be used; bounded.
+    pub(super) unusable: Vec<u64>,
+    /// Numbers of records that are all zeros; bounded.
+    pub(super) empty: Vec<Range<u64>>,
 }
 
 impl Problems {
@@ -46,6 +55,25 @@ impl Problems {
         self.count = self.count.saturating_add(other.count);
         let room = MAX_PROBLEMS.saturating_sub(self.lines.len());
         self.lines.extend(other.lines.into_iter().take(room));
+        self.unusable.extend(other.unusable);
+        self.empty.extend(other.empty);
+    }
+
+    /// Notes a record that cannot be used.
+    pub(super) fn note_unusable(&mut self, number: u64) {
+        if self.unusable.len() < MAX_NUMBERS {
+            self.unusable.push(number);
+        }
+    }
+
+    /// Notes a record of zeros.
+    fn note_empty(&mut self, number: u64) {
+        let next = number.saturating_add(1);
+        if let Some(last) = self.empty.last_mut().filter(|last| last.end == number) {
+            last.end = next;
+        } else if self.empty.len() < MAX_NUMBERS {
+            self.empty.push(number..next);
+        }
     }
 }
 
@@ -87,6 +115,11 @@ impl Scanned<'_> {
     /// Whether it says that it is in use.
     pub(super) fn is_in_use(&self) -> bool {
         self.bytes.starts_with(&record::MAGIC) && self.u16(record::FLAGS) & record::IN_USE != 0
+    }
+
+    /// Whether it says that it is a directory.
+    pub(super) fn is_directory(&self) -> bool {
+        self.u16(record::FLAGS) & record::DIRECTORY != 0
     }
 
     /// Shows each attribute (code, bytes) up to the end marker; says what is wrong with the chain.
@@ -293,6 +326,7 @@ fn undo_chunk(
             let fixup = undo_fixup(bytes);
             valid = fixup == Fixup::Valid;
             if !valid {
+                problems.note_unusable(number);
                 problems.add(format_args!(
                     "file record: a valid update sequence expected, found {} (file record {number})",
                     fixup.name()
@@ -300,7 +334,9 @@ fn undo_chunk(
             }
         } else if all_zero(bytes) {
             empty = true;
+            problems.note_empty(number);
         } else {
+            problems.note_unusable(number);
             problems.add(format_args!(
                 "file record: FILE or zeros expected, found {} (file record {number})",
                 hex::encode(bytes.get(..4).unwrap_or_default())
