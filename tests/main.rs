@@ -8,6 +8,7 @@
     clippy::single_range_in_vec_init
 )]
 
+mod advice;
 mod architecture;
 mod cases_hive;
 mod cases_logs;

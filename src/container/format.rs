@@ -3,7 +3,10 @@
 //! Sources: VHD specification 1.0 (Microsoft 2006), MS-VHDX 2.1, VMware Virtual Disk Format 5.0,
 //! qemu `docs/interop/{qcow2,parallels,qed_spec}`, VirtualBox `VDICore.h`, wimlib `header.h`,
 //! libewf's EWF and EWF2 documents, AFF4 1.0, ECMA-119 and ECMA-167, Microsoft FFU format, RFC 1952
-//! and 8878, .xz 1.0.4, 7zFormat.txt, APPNOTE.TXT 6.3, partclone's `IMAGE_FORMATS.md`.
+//! and 8878, .xz 1.0.4, 7zFormat.txt, APPNOTE.TXT 6.3, partclone's `IMAGE_FORMATS.md`, ntfsclone.c,
+//! POSIX.1 (ustar), lz4 `lz4_Frame_format.md`, lzop `lzop.c`, MS-CAB 2.1, Proxmox `vma_spec.txt`, qemu
+//! `block/vmdk.c` (SESPARSE), LUKS On-Disk Format 1.2, Gary Kessler's table of file signatures (Ghost,
+//! Acronis).
 
 /// Bytes in a sector of a disk.
 pub(super) const SECTOR: u64 = 512;
@@ -54,6 +57,41 @@ pub(super) const QED: &[u8] = b"QED\0";
 pub(super) const PARALLELS: [&[u8]; 2] = [b"WithoutFreeSpace", b"WithouFreSpacExt"];
 /// partclone: +0.
 pub(super) const PARTCLONE: &[u8] = b"partclone-image";
+/// ntfsclone: +0 of its special image.
+pub(super) const NTFSCLONE: &[u8] = b"\0ntfsclone-image";
+/// Partition Image: +0.
+pub(super) const PARTIMAGE: &[u8] = b"PaRtImAgE-VoLuMe";
+/// tar (POSIX and GNU): +257.
+pub(super) const TAR: &[u8] = b"ustar";
+/// tar: where the magic stands.
+pub(super) const TAR_AT: usize = 257;
+/// tar: bytes of the header.
+pub(super) const TAR_HEADER: usize = 512;
+/// tar: bytes of the first member's name, at +0.
+pub(super) const TAR_NAME: usize = 100;
+/// tar: where the sum of the header's bytes stands, in octal digits; they count as blanks.
+pub(super) const TAR_SUM: std::ops::Range<usize> = 148..156;
+/// lz4: +0 of a frame, and of the older format.
+pub(super) const LZ4: [&[u8]; 2] = [&[0x04, 0x22, 0x4D, 0x18], &[0x02, 0x21, 0x4C, 0x18]];
+/// lzop: +0.
+pub(super) const LZOP: &[u8] = &[0x89, b'L', b'Z', b'O', 0, 0x0D, 0x0A, 0x1A, 0x0A];
+/// Cabinet: +0, with its reserved field.
+pub(super) const CAB: &[u8] = b"MSCF\0\0\0\0";
+/// RAR: +0, versions 4 and 5.
+pub(super) const RAR: &[u8] = b"Rar!\x1A\x07";
+/// Norton Ghost: +0.
+pub(super) const GHOST: &[u8] = &[0xFE, 0xEF, 0x01];
+/// Acronis True Image: +0, younger and older archives.
+pub(super) const TIB: [&[u8]; 2] = [
+    &[0xB4, 0x6E, 0x68, 0x44],
+    &[0xCE, 0x24, 0xB9, 0xA2, 0x20, 0, 0, 0],
+];
+/// Proxmox VMA: +0, with version 1.
+pub(super) const VMA: &[u8] = b"VMA\0\0\0\0\x01";
+/// VMDK: +0 of an extent of type SESPARSE, u64 little-endian 0xCAFEBABE.
+pub(super) const VMDK_SESPARSE: &[u8] = &[0xBE, 0xBA, 0xFE, 0xCA, 0, 0, 0, 0];
+/// LUKS 1 and 2: +0.
+pub(super) const LUKS: &[u8] = b"LUKS\xBA\xBE";
 /// DMG: +0 of the trailer, the last 512 bytes.
 pub(super) const DMG: &[u8] = b"koly";
 /// DMG: distance of the trailer from the end.

@@ -6,6 +6,7 @@
 
 use std::{ops::Range, sync::Arc};
 
+use super::TO_RAW;
 use crate::{
     bytes::all_zero,
     device::{BlockDevice, Device},
@@ -381,10 +382,7 @@ impl BlockDevice for Mapped {
                      found none"
                 ))
                 .at("disk offset", format_args!("{at:#x}"))
-                .advise(
-                    "declone does not make a container grow: convert the image to raw (qemu-img \
-                     convert -O raw) and clean that",
-                ));
+                .advise(TO_RAW));
             }
         }
         for piece in self.pieces(offset, len) {

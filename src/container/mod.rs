@@ -64,6 +64,7 @@ mod format;
 mod known;
 mod mapped;
 mod packed;
+mod parts;
 mod qcow2;
 mod raw;
 mod runs;
@@ -75,6 +76,7 @@ mod wim;
 
 pub use children::children;
 pub use mapped::{BELOW, Extent, Layout, Mapped, Place, Places};
+pub use parts::advice as parts_advice;
 pub use wim::{Archive, ArchiveImage, Writer, Written};
 
 use format::SECTOR;
@@ -82,9 +84,15 @@ use format::SECTOR;
 /// The name of the one format that may be forced although another one's magic is found.
 const RAW: &str = "raw";
 
-/// The way out when a guest wrote another format's magic onto its disk.
+/// The way out when a guest wrote another format's magic onto its disk; only given where the file shows
+/// that it is a disk, too.
 const SAY_RAW: &str =
     "if this is a raw disk that happens to begin or end like that, say --format raw";
+
+/// The way out for every disk that can be read and not be written where it lies: no other program has to
+/// read it, and a chain of files becomes one.
+const TO_RAW: &str =
+    "clean the disk that it shows, into a raw file: declone clean IMAGE -o OUT --to raw";
 
 /// A format an image file can have.
 #[derive(Debug)]
@@ -329,6 +337,21 @@ pub static FORMATS: &[Format] = &[
     known::QED,
     known::PARALLELS,
     known::PARTCLONE,
+    known::NTFSCLONE,
+    known::PARTIMAGE,
+    known::LZ4,
+    known::LZOP,
+    known::CAB,
+    known::RAR,
+    known::GHOST,
+    known::TIB,
+    known::VMA,
+    known::SESPARSE,
+    known::LUKS,
+    // Any first name ends with nothing: the special archives come first.
+    known::OVA,
+    known::XVA,
+    known::TAR,
     known::SEVEN_ZIP,
     known::ZIP,
     known::XZ,
@@ -438,7 +461,7 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
             }
             (format, "--format".to_owned())
         }
-        None => recognise(&edges).ok_or_else(|| unknown(&edges))?,
+        None => recognise(&edges).ok_or_else(|| unknown(&edges, near))?,
     };
     let source = Source {
         host: &host,
@@ -446,36 +469,29 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         near,
         chain: &[],
     };
-    let unless_raw = |error: Error| match (forced, error.advice(), error.kind()) {
-        (None, None, _) => error.advise(SAY_RAW),
-        (None, Some(advice), Kind::Malformed | Kind::Unsupported) => {
-            let both = format!("{advice}; {SAY_RAW}");
-            error.advise(both)
-        }
-        _ => error,
+    let ways = Ways {
+        parts: parts::advice(near),
+        raw: forced.is_none() && format.name != RAW && (raw::FORMAT.probe)(&edges).is_some(),
     };
     let mut archive = None;
     let disk = match format.open {
         Open::Disk(_) if edges.len < SECTOR && !edges.has(0, format::VMDK_DESCRIPTOR) => {
             return Err(too_short(&edges));
         }
-        Open::Disk(open) => open(&source).map_err(unless_raw)?,
+        Open::Disk(open) => open(&source).map_err(|error| ways.add(error))?,
         Open::Archive(open) => {
-            let trees = open(&source).map_err(unless_raw)?;
+            let trees = open(&source).map_err(|error| ways.add(error))?;
             let mut disk = Disk::plain(Arc::clone(&whole));
             disk.facts = trees.facts.clone();
             archive = Some(trees);
             disk
         }
         Open::Refuse(advice) => {
-            return Err(Error::unsupported(format!(
+            let error = Error::unsupported(format!(
                 "image: a disk or an archive that declone reads expected, found {} ({evidence})",
                 format.title
-            ))
-            .advise(match forced {
-                Some(_) => advice.to_owned(),
-                None => format!("{advice}; {SAY_RAW}"),
-            }));
+            ));
+            return Err(ways.add(error.advise(advice)));
         }
     };
     if matches!(format.name, RAW | "vhd") && !edges.len.is_multiple_of(SECTOR) {
@@ -543,24 +559,73 @@ fn too_short(edges: &Edges) -> Error {
     ))
 }
 
-fn unknown(edges: &Edges) -> Error {
+/// What else can be done about a file that is not opened.
+struct Ways {
+    /// It is a part of a split file.
+    parts: Option<String>,
+    /// It shows a raw disk as well.
+    raw: bool,
+}
+
+impl Ways {
+    /// Adds them to what an error advises, where they fit.
+    fn add(&self, error: Error) -> Error {
+        let told = error.advice().map(str::to_owned);
+        let broken = matches!(error.kind(), Kind::Malformed | Kind::Unsupported);
+        if !broken && told.is_some() {
+            return error;
+        }
+        let mut ways: Vec<String> = Vec::new();
+        ways.extend(self.parts.clone().filter(|_| broken));
+        ways.extend(told);
+        ways.extend(self.raw.then(|| SAY_RAW.to_owned()));
+        match ways.is_empty() {
+            true => error,
+            false => error.advise(ways.join("; ")),
+        }
+    }
+}
+
+/// A file that shows no format. What it says of itself decides the advice: a part of a split file, the
+/// file of a known program, nothing but zeros; bytes that are not zeros are most often a format that
+/// declone does not know, and no reason to call a disk damaged.
+fn unknown(edges: &Edges, near: &Neighbours) -> Error {
     if edges.len < SECTOR {
         return too_short(edges);
     }
+    let zeros = edges.head.iter().all(|byte| *byte == 0);
     let start: Vec<String> = edges
         .head
         .iter()
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect();
+    let start = match zeros {
+        true => format!("its first {} bytes are zeros", edges.head.len()),
+        false => format!("it begins with {}", start.join(" ")),
+    };
+    let advice = parts::advice(near)
+        .or_else(|| known::by_its_name(near.own_name()?))
+        .unwrap_or_else(|| {
+            match zeros {
+                true => {
+                    "is the file empty, or was the capture broken off? capture it again; if it is a \
+                     disk whose first sectors were wiped, restore its partition table on a copy"
+                }
+                false => {
+                    "if it is packed, encrypted or an archive of a backup program, restore it to a \
+                     raw disk or a virtual disk with the program that made it, and give that"
+                }
+            }
+            .to_owned()
+        });
     Error::malformed(format!(
         "image: the magic of a known format, a GPT (EFI PART at 512, at 4096 or in the last \
          sector), an MBR with partitions (55 aa at 510) or a volume's boot sector expected, found \
-         none; it begins with {}",
-        start.join(" ")
+         none; {start}"
     ))
     .at("image offset", "0x0")
-    .advise("a disk whose first sectors are damaged has to be repaired first, on a copy")
+    .advise(advice)
 }
 
 /// The first and the last bytes of a file: what probes look at.

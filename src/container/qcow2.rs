@@ -15,7 +15,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    Disk, Edges, Facts, Format, Open, Places, RAW, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Open, Places, RAW, ScanOnly, Source, TO_RAW,
     children::Wanted,
     format::{self, SECTOR, qcow2 as facts},
     mapped::Mapped,
@@ -726,8 +726,7 @@ fn header_reason(header: &Header) -> Option<ScanOnly> {
                 "QCOW2: no snapshots expected, found {}: what is removed would stay in them",
                 header.snapshots
             ),
-            "delete them if nobody needs them (qemu-img snapshot -d NAME IMAGE); or convert the \
-             disk as it is now: qemu-img convert -O qcow2 IMAGE new.qcow2",
+            TO_RAW,
         );
     }
     if header.backing.is_some() {
@@ -735,7 +734,7 @@ fn header_reason(header: &Header) -> Option<ScanOnly> {
             "QCOW2: a disk of its own expected, found one with a backing file: what is removed \
              would stay in that"
                 .to_owned(),
-            "make one disk of the chain: qemu-img convert -O qcow2 IMAGE new.qcow2, and clean that",
+            TO_RAW,
         );
     }
     None
@@ -769,7 +768,7 @@ fn open(source: &Source<'_>) -> Result<Disk> {
                 "QCOW2: clusters that are not compressed expected, found {} compressed ones",
                 pieces.count()
             ),
-            advice: "clean the disk inside it into a raw file: clean -o OUT --to raw",
+            advice: TO_RAW,
         });
     }
     if let Some(reason) = shared {

@@ -77,12 +77,36 @@ fn known_formats_are_refused_by_name() {
         ("a bzip2 file", 0, b"BZh91AY&SY"),
         ("a registry hive", 0, b"regf"),
         ("a partclone image", 0, b"partclone-image0002"),
+        ("an ntfsclone image", 0, b"\0ntfsclone-image"),
+        ("a Partition Image", 0, b"PaRtImAgE-VoLuMe"),
+        ("an lz4 file", 0, &[4, 0x22, 0x4D, 0x18]),
+        ("an lz4 file", 0, &[2, 0x21, 0x4C, 0x18]),
+        ("an lzop file", 0, b"\x89LZO\0\r\n\x1A\n"),
+        ("a cabinet", 0, b"MSCF"),
+        ("a RAR archive", 0, b"Rar!\x1A\x07\x01\0"),
+        ("a Norton Ghost image", 0, &[0xFE, 0xEF, 1, 2]),
+        ("an Acronis", 0, &[0xB4, 0x6E, 0x68, 0x44]),
+        ("a Proxmox backup", 0, b"VMA\0\0\0\0\x01"),
+        ("(VMDK, SESPARSE)", 0, &[0xBE, 0xBA, 0xFE, 0xCA, 0, 0, 0, 0]),
+        ("encrypted with LUKS", 0, b"LUKS\xBA\xBE\0\x01"),
     ];
     for (want, at, magic) in samples {
         let error = open_bytes(&image(&[(*at, magic)]), None).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{want}");
         assert!(error.what().contains(want), "{want}: {error}");
-        assert!(error.advice().unwrap().contains("--format raw"), "{error}");
+        // Nothing in the file says that it is a disk: then it is not called one.
+        let raw = |error: &Error| {
+            error
+                .advice()
+                .is_some_and(|told| told.contains("--format raw"))
+        };
+        assert!(!raw(&error), "{error}");
+        // A disk that the guest made look like that.
+        let mut disk = image(&[(0x1BE, &entry(0x80, 7, 63, 60)), SIGNATURE]);
+        disk[*at..*at + magic.len()].copy_from_slice(magic);
+        let error = open_bytes(&disk, None).unwrap_err();
+        assert!(error.what().contains(want), "{want}: {error}");
+        assert!(raw(&error), "{error}");
     }
 }
 
@@ -92,7 +116,13 @@ fn a_broken_vhd_is_named_wherever_its_footer_is() {
         let error = open_bytes(&image(&[(at, b"conectix")]), None).unwrap_err();
         assert_eq!(error.kind(), Kind::Malformed);
         assert!(error.what().starts_with("VHD footer: checksum"), "{error}");
-        assert!(error.advice().unwrap().contains("--format raw"), "{error}");
+        let disk = image(&[
+            (0x1BE, &entry(0x80, 7, 63, 60)),
+            SIGNATURE,
+            (at, b"conectix"),
+        ]);
+        let disk = open_bytes(&disk, None).unwrap_err();
+        assert!(disk.advice().unwrap().contains("--format raw"), "{disk}");
     }
 }
 

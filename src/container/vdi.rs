@@ -12,7 +12,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source, TO_RAW,
     children::Wanted,
     format::{self, SECTOR, vdi as facts},
     runs::{Laid, Runs, Stale},
@@ -261,7 +261,7 @@ fn open(source: &Source<'_>) -> Result<Disk> {
         scan_only.get_or_insert_with(|| ScanOnly {
             reason: "VDI header: no parent expected for a disk of its own, found the UUID of one"
                 .to_owned(),
-            advice: "clone it to one file: VBoxManage clonemedium, and clean that",
+            advice: TO_RAW,
         });
     }
     let said = view.u32(facts::ALLOCATED)?;

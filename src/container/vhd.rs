@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source, TO_RAW,
     children::Wanted,
     format::{self, SECTOR, vhd as facts},
     mapped::{Extent, Layout, Place, wide, without},
@@ -177,8 +177,7 @@ struct Found {
     notes: Vec<String>,
 }
 
-const REPAIR: &str = "let the program that made it repair it, or convert it to raw (qemu-img convert \
-                      -f vpc -O raw) and clean that";
+const REPAIR: &str = TO_RAW;
 
 fn find_footer(host: &Device) -> Result<Found> {
     let len = host.len();

@@ -301,6 +301,27 @@ pub fn open(file: Device, options: &Options) -> Result<Image> {
             for slot in &table.slots {
                 volumes.push(open_slot(&opened, slot, options)?);
             }
+            let outside = table.slots.iter().filter_map(|slot| {
+                let past = slot
+                    .start
+                    .checked_add(slot.len)?
+                    .checked_sub(opened.virtual_len)?;
+                (past > 0).then_some((slot.number, past))
+            });
+            // What a disk lacks lies beside it, if it is a part of a split one.
+            let outside: Vec<String> = outside
+                .map(|(number, past)| {
+                    format!("partition {number} reaches {past} bytes past the end of the disk")
+                })
+                .collect();
+            if let Some(first) = outside.first() {
+                opened
+                    .notes
+                    .push(match container::parts_advice(&options.near) {
+                        Some(parts) => format!("{first}: {parts}"),
+                        None => format!("{first}: the image is incomplete"),
+                    });
+            }
             (table, volumes)
         }
     };

@@ -720,7 +720,7 @@ pub fn refusals(image: &Image, plan: &mut Plan, accept_dirty: bool, waived: &[&s
     {
         out.push(
             Error::refused(format!("partition table: {reason}"))
-                .advise("repair the table first (gdisk, command w); scan works as it is"),
+                .advise("repair the table of a copy first (gdisk, command w); scan works as it is"),
         );
     }
     out

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Named, Open, ScanOnly, Source, TO_RAW,
     children::Wanted,
     format::{self, vhdx as facts},
     mapped::{Extent, Layout, Place, wide, without},
@@ -59,8 +59,7 @@ const BITMAP_STEP: u64 = 512;
 /// Bytes of an entry of the block table.
 const ENTRY_LEN: u64 = 8;
 
-const REPAIR: &str = "let Hyper-V repair it (open it once), or convert it to raw (qemu-img convert -f \
-                      vhdx -O raw) and clean that";
+const REPAIR: &str = "let Hyper-V repair it (open it once), or restore it from a backup";
 const DAMAGED: &str = "the file is damaged: restore it from a backup";
 
 fn creator(host: &Device) -> Result<Option<String>> {
@@ -133,7 +132,7 @@ fn open(source: &Source<'_>) -> Result<Disk> {
     };
     let (regions, damaged) = Regions::read(&view)?;
     if let Some(damaged) = damaged {
-        refuse(damaged, REPAIR);
+        refuse(damaged, TO_RAW);
     }
     let mut vhdx = Vhdx::open(host, &view, replay, &headers, &regions)?;
     if let Some(twice) = vhdx.overlap() {

@@ -1,6 +1,6 @@
 //! The descriptor: what the text says.
 
-use super::{Facts, SECTOR, ScanOnly, Source, facts, format};
+use super::{Facts, SECTOR, ScanOnly, Source, TO_RAW, facts, format};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -122,15 +122,15 @@ impl Descriptor {
                 reason: "VMDK descriptor: a disk of its own expected, found a delta: what is \
                          removed would stay in its parent"
                     .to_owned(),
-                advice: "delete the snapshots in VMware, which makes one disk of them; or convert \
-                         the chain: qemu-img convert -O vmdk IMAGE new.vmdk",
+                advice: TO_RAW,
             });
         }
         self.tracked.then(|| ScanOnly {
             reason: "VMDK descriptor: a disk whose changes are not tracked expected, found \
                      changeTrackPath"
                 .to_owned(),
-            advice: "switch changed block tracking off (ctkEnabled) and remove the -ctk.vmdk file",
+            // A copy that names the list of changes of another disk would not start.
+            advice: TO_RAW,
         })
     }
 

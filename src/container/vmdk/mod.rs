@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::{
-    Disk, Edges, Facts, Format, Open, Places, ScanOnly, Source,
+    Disk, Edges, Facts, Format, Open, Places, ScanOnly, Source, TO_RAW,
     children::Wanted,
     format::{self, SECTOR, vmdk as facts},
     mapped::{Mapped, wide},
@@ -53,10 +53,7 @@ pub(super) const FORMAT: Format = Format {
 /// Longest descriptor that is read: VMware's has 20 sectors.
 const DESCRIPTOR_LIMIT: u64 = 1 << 20;
 
-/// What can be done with a disk that is only read.
-const TO_RAW: &str = "clean the disk inside it into a raw file: clean -o OUT --to raw";
-
-const CONVERT: &str = "convert it: qemu-img convert -O raw IMAGE disk.raw, and clean that";
+const CONVERT: &str = "convert it: qemu-img convert -f vmdk -O raw IMAGE disk.raw, and clean that";
 
 fn sectors(count: u64) -> u64 {
     count.saturating_mul(SECTOR)

@@ -291,8 +291,8 @@ impl Extent {
                     "VMDK grain tables: the same in both copies expected, found another one in \
                      table {number}"
                 ),
-                "let VMware repair the disk (vmware-vdiskmanager -R), or convert it: qemu-img \
-                 convert -O vmdk IMAGE new.vmdk",
+                "let VMware repair a copy of the disk (vmware-vdiskmanager -R), or restore it from a \
+                 backup",
             );
         }
         if header.compressed {

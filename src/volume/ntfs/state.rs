@@ -79,10 +79,26 @@ impl Ntfs {
                 what: format!(
                     "volume: {expected} bytes expected by the boot sector, found {have} (volume offset {have:#x})"
                 ),
-                advice: "the image is incomplete: copy or capture it again".to_owned(),
+                advice: self.cut_advice(expected, have),
             });
         }
         Ok(())
+    }
+
+    /// What to do about a volume that ends too early. Programs that copy whole clusters leave the sectors
+    /// behind the last one out, in which no file can be: zeros are as good there.
+    fn cut_advice(&self, expected: u64, have: u64) -> String {
+        let behind = expected
+            .checked_rem(u64::from(self.geometry.cluster_len))
+            .unwrap_or(0);
+        let missing = expected.saturating_sub(have);
+        match missing <= behind {
+            true => format!(
+                "only sectors behind the last whole cluster are missing, in which no file can be: \
+                 if the image is a raw file, truncate -s +{missing} FILE adds them (on a copy)"
+            ),
+            false => "the image is incomplete: copy or capture it again".to_owned(),
+        }
     }
 
     fn check_root(&self, found: &mut Vec<Obstacle>) -> Result<()> {
