@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod bounds;
 mod cases_hive;
 mod cases_logs;
 mod cases_ntfs_edit;
