@@ -10,6 +10,8 @@
     clippy::panic
 )]
 
+pub mod many;
+
 use crate::error::{Error, Result};
 
 /// Bytes of one structure, with its name for messages.

@@ -208,6 +208,8 @@ pub struct Census {
     pub problems: Vec<String>,
     /// How many problems there were.
     pub problem_count: u64,
+    /// How many more files matched than are held.
+    pub cut: u64,
     /// Files that some structure names or counts and that cannot be read.
     pub unreadable: Vec<Unreadable>,
 }
@@ -239,6 +241,12 @@ impl Unreadable {
         }
     }
 }
+
+/// Most files of one whole name looked for. A machine has a handful.
+pub const MOST_NAMED: usize = 1 << 18;
+/// Most files of which only a part of the name is looked for: `$R...` of a full recycle bin. What is
+/// beyond that is counted.
+pub const MOST_ALIKE: usize = 50_000;
 
 /// A piece of metadata as the pass over all file records shows it to a searcher.
 #[derive(Clone, Copy, Debug)]

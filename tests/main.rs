@@ -10,6 +10,7 @@
 
 mod advice;
 mod architecture;
+mod bounds;
 mod cases_hive;
 mod cases_logs;
 mod cases_ntfs_edit;

@@ -3,8 +3,6 @@
 //! As Windows deletes (ReactOS cmlib: cmkeydel, cmindex, cmvalue, cmse, hivecell), but with every
 //! byte that loses its owner zeroed: see `facts/hive.md` section 2 for the proof on real hives.
 
-use aho_corasick::AhoCorasick;
-
 use super::{
     HiveEdit,
     bins::{bins, cells, nonzero},
@@ -19,7 +17,7 @@ use super::{
     record::{Data, Image, List, ListKind, Nk, Sk, Vk, cell_at, offset, parse_db},
 };
 use crate::{
-    bytes::View,
+    bytes::{View, many::Needles},
     error::{Error, Result},
     text::{Name, WinPath},
 };
@@ -573,16 +571,12 @@ impl<'a> Maker<'a> {
         if checked.leaked.is_empty() {
             return Ok(());
         }
-        let wanted = tokens.iter().filter(|token| !token.is_empty());
         // A token is written as its searcher wants it; in a hive it stands in either case.
-        let finder = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .build(wanted)
-            .map_err(|error| Error::limit(format!("hive edit: tokens: {error}")))?;
+        let finder = Needles::new(tokens.iter().map(|token| (token.as_slice(), true)));
         let mut left = 0u64;
         for cell in &checked.leaked {
             let view = self.image.cell(*cell, "leaked cell")?;
-            if finder.is_match(view.bytes()) {
+            if finder.is_in(view.bytes()) {
                 let stale = nonzero(view.bytes());
                 self.plan.leaked_bytes = self.plan.leaked_bytes.saturating_add(stale);
                 self.free(*cell)?;

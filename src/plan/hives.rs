@@ -26,6 +26,9 @@ use crate::{
     },
 };
 
+/// Characters of a value that a report shows.
+const MAX_SHOWN: usize = 1024;
+
 pub(super) fn plan_hive(
     volume: &Volume,
     tree: &dyn FileTree,
@@ -627,7 +630,7 @@ impl HiveLook<'_, '_> {
             None => Identifier::of_bytes(rule, &data),
         };
         let shown = match (value.kind, text, data.as_slice()) {
-            (_, Some(text), _) => escape(&text),
+            (_, Some(text), _) => shorten(escape(&text)),
             (4, None, &[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]).to_string(),
             (..) => format!(
                 "{} bytes {}",
@@ -689,6 +692,16 @@ impl HiveLook<'_, '_> {
         self.findings.push(finding);
         Ok(())
     }
+}
+
+/// A long text as a report shows it.
+fn shorten(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_SHOWN) {
+        let len = text.len();
+        text.truncate(end);
+        text.push_str(&format!("... ({len} bytes in all)"));
+    }
+    text
 }
 
 fn certificate_evidence(name: &str, stored: &Stored) -> String {

@@ -47,7 +47,7 @@ pub(super) fn plan(
     directories: &[FileEntry],
     rules: &[Rule],
     containers: &[Container],
-    found: &mut Vec<tokens::Token>,
+    found: &mut tokens::Tokens,
     part: &mut VolumePlan,
 ) -> Result<()> {
     let mut wanted: Vec<(&Rule, &str, String)> = Vec::new();
@@ -121,7 +121,7 @@ fn plan_file(
     rule: &Rule,
     container: &str,
     what: &str,
-    found: &mut Vec<tokens::Token>,
+    found: &mut tokens::Tokens,
     part: &mut VolumePlan,
 ) {
     // By another rule, or in a directory with two names.

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use aho_corasick::AhoCorasick;
-
 use super::{
     Finding, NotScanned, Subject, VolumePlan, file_places,
     tokens::{Class, Token},
 };
 use crate::{
+    bytes::many::Needles,
     error::{Error, Kind, Result},
     image::Volume,
     rules::{Action, Rule},
@@ -72,17 +71,7 @@ fn find(tree: &dyn FileTree, entry: &FileEntry, tokens: &[Token]) -> Result<Stri
     if longest == 0 {
         return Ok("no id was found elsewhere that could be searched for".to_owned());
     }
-    let engines = [true, false]
-        .map(|fold| {
-            let chosen: Vec<&Token> = ids.iter().copied().filter(|t| t.fold == fold).collect();
-            AhoCorasick::builder()
-                .ascii_case_insensitive(fold)
-                .build(chosen.iter().map(|token| token.bytes.as_slice()))
-                .map(|engine| (engine, chosen))
-                .map_err(|error| Error::limit(format!("search: {error}")))
-        })
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    let needles = Needles::new(ids.iter().map(|token| (token.bytes.as_slice(), token.fold)));
     let mut found: BTreeMap<&str, u64> = BTreeMap::new();
     let mut window = Vec::new();
     let mut at = 0_u64;
@@ -92,16 +81,14 @@ fn find(tree: &dyn FileTree, entry: &FileEntry, tokens: &[Token]) -> Result<Stri
         let take = usize::try_from(entry.len - at).map_or(PIECE, |left| left.min(PIECE));
         window.resize(carry + take, 0);
         tree.read_at(entry.id, FileOffset(at), &mut window[carry..])?;
-        for (engine, chosen) in &engines {
+        needles.each(&window, |index, begin, len| {
             // What ends in the carried bytes was counted with the piece before.
-            for hit in engine
-                .find_overlapping_iter(&window)
-                .filter(|hit| hit.end() > carry)
-            {
-                let token = chosen[hit.pattern().as_usize()];
-                *found.entry(token.label.as_str()).or_default() += 1;
+            if begin + len > carry {
+                let label = ids[index].label.as_str();
+                *found.entry(label).or_default() += 1;
             }
-        }
+            true
+        });
         at += take as u64;
     }
     if found.is_empty() {

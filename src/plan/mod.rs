@@ -4,7 +4,7 @@
 //! would be done, what stands in the way, and what was not looked at.
 //! Knows: tree, hive, image, windows, rules. Never: writes.
 
-use std::sync::Mutex;
+use std::{collections::HashSet, sync::Mutex};
 
 use crate::{
     error::{Error, Place, Result},
@@ -37,10 +37,12 @@ pub use hives::climb_hive;
 pub use opening::{HiveBytes, LogFact, LogFacts, open_hive};
 pub use unseen::{Left, LeftClass, NotScanned};
 
-use tokens::{Class, Token};
+use tokens::{Class, Token, Tokens};
 
 /// Largest file whose content is read as evidence; a Smsuid.dat or Smscfg.ini is far smaller.
 const EVIDENCE_LIMIT: u64 = 16 << 20;
+/// GUIDs of a file that its evidence names.
+const MAX_GUIDS: usize = 20;
 
 /// What was found, and what would be done about it.
 #[derive(Debug, Default)]
@@ -125,7 +127,7 @@ impl HivePlan {
 /// What the pass over all volumes leaves for afterwards.
 #[derive(Debug, Default)]
 struct Gathered {
-    tokens: Vec<Token>,
+    tokens: Tokens,
     containers: Vec<Container>,
     /// The hive whose bytes are kept in any case.
     keep: Option<(u32, FileId)>,
@@ -147,6 +149,8 @@ struct Later {
     stores: Vec<Store>,
     key_directories: Vec<FileEntry>,
     mentions: Vec<mentions::Wanted>,
+    /// The files of the removals: there may be many.
+    removed: HashSet<FileId>,
 }
 
 impl VolumePlan {
@@ -229,9 +233,10 @@ pub fn make_with(
         later.push(rest);
     }
     let Gathered {
-        tokens, containers, ..
+        mut tokens,
+        containers,
+        ..
     } = gathered;
-    plan.tokens = tokens;
     // A certificate of one volume may belong to a key of another.
     for ((volume, part), rest) in image.volumes.iter().zip(&mut plan.volumes).zip(&later) {
         let Some(tree) = volume.tree() else { continue };
@@ -242,25 +247,40 @@ pub fn make_with(
             directories,
             rules,
             &containers,
-            &mut plan.tokens,
+            &mut tokens,
             part,
         )
         .map_err(|error| volume.climb(error))?;
     }
     for rule in rules {
         if let Target::FileAnywhere { name } = &rule.target {
-            tokens::of_text(name, Class::Name, &mut plan.tokens);
+            tokens::of_text(name, Class::Name, &mut tokens);
             if image.volumes.iter().any(Volume::is_fat) {
-                tokens::of_fat_name(name, &mut plan.tokens);
+                tokens::of_fat_name(name, &mut tokens);
             }
         }
+    }
+    let (tokens, cut) = tokens.into_parts();
+    plan.tokens = tokens;
+    if let Some(part) = plan.volumes.first_mut().filter(|_| cut > 0) {
+        part.skip(
+            NotScanned::new(
+                UnseenClass::Unsearched,
+                format!("{cut} more pieces of what is removed"),
+                format!(
+                    "at most {} are searched for afterwards: copies of the others may stand elsewhere",
+                    plan.tokens.len()
+                ),
+            )
+            .remedy("verify the result afterwards: that finds any client id, known or not"),
+        );
     }
     // Only the names as file systems store them: programs are full of the ASCII form.
     plan.tokens
         .retain(|t| t.class != Class::Name || !t.label.ends_with("(ASCII)"));
     tokens::tidy(&mut plan.tokens);
     // What is stale is told by what was found on all volumes.
-    let finder = stale::Finder::new(&plan.tokens)?;
+    let finder = stale::Finder::new(&plan.tokens);
     for ((volume, part), rest) in image.volumes.iter().zip(&mut plan.volumes).zip(later) {
         if let Some(tree) = volume.tree() {
             mentions::search(volume, tree, &rest.mentions, &plan.tokens, part)
@@ -360,6 +380,19 @@ fn plan_volume(
         ));
     }
     unreadable::judge(volume, &census.unreadable, rules, &mut part);
+    if census.cut > 0 {
+        part.skip(
+            NotScanned::new(
+                UnseenClass::Unsearched,
+                format!(
+                    "{} more files of {} {} with names like those looked for",
+                    census.cut, volume.unit, volume.partition
+                ),
+                "too many to be looked at: the recycle bin or a folder of copies is full of them",
+            )
+            .remedy("empty the recycle bin on the master, then capture it again"),
+        );
+    }
     part.obstacles = tree.obstacles()?;
     // A state in which Windows would still change the files, or of which a part is missing: what is seen
     // is not what will be there.
@@ -554,6 +587,8 @@ fn plan_file(
         }
         if let Target::Folder { .. } = rule.target {
             folders::plan(volume, tree, entry, rule, part)?;
+            let removed = part.removals.iter().map(|file| file.id);
+            later.removed.extend(removed);
             continue;
         }
         if entry.is_directory {
@@ -576,7 +611,7 @@ fn plan_file(
             if let (Target::FileAt { .. }, Some(name)) = (&rule.target, rule.target.file_name()) {
                 tokens::of_text(name, Class::Name, &mut gathered.tokens);
             }
-            if !part.removals.iter().any(|other| other.id == entry.id) {
+            if later.removed.insert(entry.id) {
                 part.removals.push(entry.clone());
             }
         }
@@ -636,8 +671,13 @@ fn file_evidence(tree: &dyn FileTree, entry: &FileEntry) -> (String, Option<Vec<
     match tree.read_at(entry.id, FileOffset(0), &mut bytes) {
         Ok(()) => {
             if let Some(text) = tokens::as_text(&bytes) {
-                for guid in tokens::guids_in(&text) {
-                    evidence.push_str(&format!(", holds GUID {}", dashed(&guid)));
+                let guids = tokens::guids_in(&text);
+                for guid in guids.iter().take(MAX_GUIDS) {
+                    evidence.push_str(&format!(", holds GUID {}", dashed(guid)));
+                }
+                if guids.len() > MAX_GUIDS {
+                    let more = guids.len() - MAX_GUIDS;
+                    evidence.push_str(&format!(", and {more} more"));
                 }
             }
             (evidence, Some(bytes))

@@ -4,13 +4,12 @@
 //! They are looked for with what was found elsewhere in the image: without that nobody can say what
 //! in a free cell is an identity.
 
-use aho_corasick::AhoCorasick;
-
 use super::{
     HiveBytes, HivePlan, Left, LeftClass, NotScanned, VolumePlan, hives, open_hive,
     tokens::{Class, Token},
 };
 use crate::{
+    bytes::many::Needles,
     error::{Error, Kind, Result},
     hive::{check, settle, stale_pieces},
     image::{self, Volume, place_in},
@@ -24,44 +23,26 @@ use crate::{
 
 /// Finds identifiers and contents, not names: those stand in many places by right.
 #[derive(Debug)]
-pub(super) struct Finder {
-    engines: Vec<AhoCorasick>,
-}
+pub(super) struct Finder(Needles);
 
 impl Finder {
-    pub(super) fn new(tokens: &[Token]) -> Result<Self> {
-        let mut engines = Vec::new();
-        for fold in [true, false] {
-            let wanted = |token: &&Token| token.fold == fold && token.class != Class::Name;
-            let patterns: Vec<&[u8]> = tokens
-                .iter()
-                .filter(wanted)
-                .map(|token| token.bytes.as_slice())
-                .collect();
-            if patterns.is_empty() {
-                continue;
-            }
-            let engine = AhoCorasick::builder()
-                .ascii_case_insensitive(fold)
-                .build(patterns)
-                .map_err(|error| Error::limit(format!("search: {error}")))?;
-            engines.push(engine);
-        }
-        Ok(Self { engines })
+    pub(super) fn new(tokens: &[Token]) -> Self {
+        let wanted = tokens.iter().filter(|token| token.class != Class::Name);
+        Self(Needles::new(
+            wanted.map(|token| (token.bytes.as_slice(), token.fold)),
+        ))
     }
 
     fn count(&self, bytes: &[u8]) -> usize {
-        let engines = self.engines.iter();
-        engines.map(|engine| engine.find_iter(bytes).count()).sum()
+        self.0.count(bytes)
     }
 
     fn first(&self, bytes: &[u8]) -> Option<u64> {
-        let found = self.engines.iter().filter_map(|engine| engine.find(bytes));
-        found.map(|found| found.start() as u64).min()
+        self.0.first(bytes).map(|at| at as u64)
     }
 
     fn is_in(&self, bytes: &[u8]) -> bool {
-        self.engines.iter().any(|engine| engine.is_match(bytes))
+        self.0.is_in(bytes)
     }
 
     /// How often in stale bytes. Fails where the hive is too damaged to tell them from others.
@@ -80,7 +61,7 @@ pub(super) fn find(
     finder: &Finder,
     part: &mut VolumePlan,
 ) -> Result<()> {
-    if finder.engines.is_empty() {
+    if finder.0.is_empty() {
         return Ok(());
     }
     let mut hives = std::mem::take(&mut part.hives);
@@ -112,7 +93,7 @@ pub(super) fn name_logs(
     stores: &[Store],
     part: &mut VolumePlan,
 ) -> Result<()> {
-    if finder.engines.is_empty() {
+    if finder.0.is_empty() {
         return Ok(());
     }
     let is_log = |store: &&Store| store.kind == StoreKind::TransactionLog;

@@ -1,6 +1,8 @@
 //! What to search for afterwards: every form in which a removed identifier, name or content can
 //! still stand somewhere. Pure; the searching is `verify`'s.
 
+use std::collections::HashSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +42,89 @@ pub struct Token {
 /// Shortest token worth a search: anything shorter is found by accident.
 pub const MIN_LEN: usize = 8;
 
+/// Longest token: of a longer text or content a few windows of that length are searched for.
+pub const MAX_LEN: usize = 128;
+/// Lines of one file that are searched for as they stand.
+const MAX_LINES: usize = 256;
+/// Most tokens of each class: identifiers, contents, names.
+const MOST: [usize; 3] = [1 << 16, 1 << 14, 1 << 12];
+/// Characters of a text that its label shows.
+const LABEL_LEN: usize = 80;
+
+/// What tokens are put into.
+pub trait Sink {
+    /// Takes one.
+    fn put(&mut self, token: Token);
+}
+
+impl Sink for Vec<Token> {
+    fn put(&mut self, token: Token) {
+        self.push(token);
+    }
+}
+
+/// Tokens without repeats, and no more of them than a search can bear.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    list: Vec<Token>,
+    seen: HashSet<(Vec<u8>, bool)>,
+    counts: [usize; 3],
+    cut: u64,
+}
+
+impl Tokens {
+    /// The tokens, and how many others there would have been.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<Token>, u64) {
+        (self.list, self.cut)
+    }
+}
+
+impl Sink for Tokens {
+    fn put(&mut self, token: Token) {
+        let key = (token.bytes, token.fold);
+        if self.seen.contains(&key) {
+            return;
+        }
+        let class = match token.class {
+            Class::Identifier => 0,
+            Class::Content => 1,
+            Class::Name => 2,
+        };
+        if self.counts[class] >= MOST[class] {
+            self.cut += 1;
+            return;
+        }
+        self.counts[class] += 1;
+        self.list.push(Token {
+            bytes: key.0.clone(),
+            ..token
+        });
+        self.seen.insert(key);
+    }
+}
+
+/// Where the windows of `len` bytes begin that stand for something longer; multiples of `unit`.
+fn spread(len: usize, window: usize, unit: usize) -> Vec<usize> {
+    let last = len.saturating_sub(window) / unit * unit;
+    let mut starts: Vec<usize> = [0, last / 3, last / 3 * 2, last]
+        .iter()
+        .map(|start| start / unit * unit)
+        .collect();
+    starts.dedup();
+    starts
+}
+
+/// A text as a label shows it.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(LABEL_LEN) {
+        Some((end, _)) => format!("{}...", crate::text::escape(&text[..end])),
+        None => crate::text::escape(text),
+    }
+}
+
 /// All forms of a text: ASCII (Latin-1) and UTF-16LE, any case.
-pub fn of_text(text: &str, class: Class, out: &mut Vec<Token>) {
+pub fn of_text(text: &str, class: Class, out: &mut impl Sink) {
     let name = Name::new(text);
     let ascii: Option<Vec<u8>> = name.units().iter().map(|u| u8::try_from(*u).ok()).collect();
     let wide: Vec<u8> = name
@@ -49,12 +132,19 @@ pub fn of_text(text: &str, class: Class, out: &mut Vec<Token>) {
         .iter()
         .flat_map(|unit| unit.to_le_bytes())
         .collect();
-    for (form, bytes) in [("ASCII", ascii), ("UTF-16", Some(wide))] {
-        if let Some(bytes) = bytes.filter(|bytes| bytes.len() >= MIN_LEN) {
-            let label = format!("{} ({form})", crate::text::escape(text));
-            out.push(Token {
-                label,
-                bytes,
+    for (form, unit, bytes) in [("ASCII", 1, ascii), ("UTF-16", 2, Some(wide))] {
+        let Some(bytes) = bytes.filter(|bytes| bytes.len() >= MIN_LEN) else {
+            continue;
+        };
+        for start in spread(bytes.len(), MAX_LEN, unit) {
+            let end = bytes.len().min(start + MAX_LEN);
+            let part = match bytes.len() > MAX_LEN {
+                true => format!(", bytes {start}-{end}"),
+                false => String::new(),
+            };
+            out.put(Token {
+                label: format!("{}{part} ({form})", shown(text)),
+                bytes: bytes[start..end].to_vec(),
                 fold: true,
                 class,
             });
@@ -66,7 +156,7 @@ pub fn of_text(text: &str, class: Class, out: &mut Vec<Token>) {
 /// a deletion overwrites, and the first piece of a long one that has the same short name. (Microsoft's
 /// FAT specification 1.03: base and extension padded with spaces; 5 units, attributes 0x0F, type 0,
 /// checksum, 6 units.)
-pub fn of_fat_name(text: &str, out: &mut Vec<Token>) {
+pub fn of_fat_name(text: &str, out: &mut impl Sink) {
     let upper = text.to_ascii_uppercase();
     let (base, extension) = upper.split_once('.').unwrap_or((&upper, ""));
     let fits = text.is_ascii() && (1..=8).contains(&base.len()) && extension.len() <= 3;
@@ -90,7 +180,7 @@ pub fn of_fat_name(text: &str, out: &mut Vec<Token>) {
         ("FAT short name", short[1..].to_vec()),
         ("FAT long name", long),
     ] {
-        out.push(Token {
+        out.put(Token {
             label: format!("{name} ({form})"),
             bytes,
             fold: true,
@@ -101,7 +191,7 @@ pub fn of_fat_name(text: &str, out: &mut Vec<Token>) {
 
 /// All forms of the GUIDs in a text (with and without dashes, as text and as bytes in both
 /// orders); the text itself if there is no GUID in it.
-pub fn of_identifier(text: &str, out: &mut Vec<Token>) {
+pub fn of_identifier(text: &str, out: &mut impl Sink) {
     let guids = guids_in(text);
     for guid in &guids {
         of_guid(guid, out);
@@ -115,23 +205,24 @@ pub fn of_identifier(text: &str, out: &mut Vec<Token>) {
 #[must_use]
 pub fn guids_in(text: &str) -> Vec<String> {
     const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
-    let chars: Vec<char> = text.chars().collect();
+    let bytes = text.as_bytes();
     let mut found = Vec::new();
     let mut at = 0;
-    while at < chars.len() {
-        let mut digits = String::with_capacity(32);
+    while at < bytes.len() {
+        let mut digits = String::new();
         let mut pos = at;
         let fits = GROUPS.iter().enumerate().all(|(i, len)| {
             if i > 0 {
-                if chars.get(pos) != Some(&'-') {
+                if bytes.get(pos) != Some(&b'-') {
                     return false;
                 }
                 pos += 1;
             }
             (0..*len).all(|_| {
-                let digit = chars.get(pos).filter(|c| c.is_ascii_hexdigit());
+                let digit = bytes.get(pos).filter(|b| b.is_ascii_hexdigit());
                 pos += 1;
-                digit.map(|c| digits.push(c.to_ascii_lowercase())).is_some()
+                let digit = digit.map(|b| char::from(b.to_ascii_lowercase()));
+                digit.map(|digit| digits.push(digit)).is_some()
             })
         });
         if fits {
@@ -146,7 +237,7 @@ pub fn guids_in(text: &str) -> Vec<String> {
     found
 }
 
-fn of_guid(digits: &str, out: &mut Vec<Token>) {
+fn of_guid(digits: &str, out: &mut impl Sink) {
     let dashed = format!(
         "{}-{}-{}-{}-{}",
         &digits[..8],
@@ -169,7 +260,7 @@ fn of_guid(digits: &str, out: &mut Vec<Token>) {
         // An all-equal GUID (zeros) would be found in every empty block.
         if bytes.iter().any(|b| *b != bytes[0]) {
             let label = format!("{dashed} ({form})");
-            out.push(Token {
+            out.put(Token {
                 label,
                 bytes,
                 fold: false,
@@ -180,7 +271,7 @@ fn of_guid(digits: &str, out: &mut Vec<Token>) {
 }
 
 /// A removed certificate: its thumbprint, as text and as bytes, and its end.
-pub fn of_certificate(name: &str, stored: &Stored, out: &mut Vec<Token>) {
+pub fn of_certificate(name: &str, stored: &Stored, out: &mut impl Sink) {
     for thumbprint in [Some(name), stored.thumbprint.as_deref()]
         .into_iter()
         .flatten()
@@ -193,7 +284,7 @@ pub fn of_certificate(name: &str, stored: &Stored, out: &mut Vec<Token>) {
         };
         of_text(thumbprint, Class::Identifier, out);
         if bytes.iter().any(|byte| *byte != bytes[0]) {
-            out.push(Token {
+            out.put(Token {
                 label: format!("{thumbprint} (binary)"),
                 bytes,
                 fold: false,
@@ -207,34 +298,37 @@ pub fn of_certificate(name: &str, stored: &Stored, out: &mut Vec<Token>) {
 
 /// Pieces of a removed file's content: lines that carry a value for text, spread windows for
 /// binary data. Bytes that stand in many files (zeros, headings) are no evidence and are left out.
-pub fn of_content(label: &str, bytes: &[u8], out: &mut Vec<Token>) {
+pub fn of_content(label: &str, bytes: &[u8], out: &mut impl Sink) {
     if let Some(text) = as_text(bytes) {
         for guid in guids_in(&text) {
             of_guid(&guid, out);
         }
-        for line in text.lines() {
-            let Some((key, value)) = line.split_once('=') else {
-                continue;
-            };
-            if value.trim().len() >= 12 && !key.trim_start().starts_with(';') {
-                of_text(line.trim_end(), Class::Content, out);
-            }
+        let lines: Vec<&str> = text.lines().filter(|line| has_value(line)).collect();
+        // Of many lines some, from the whole file: as windows are of binary data.
+        let step = lines.len().div_ceil(MAX_LINES).max(1);
+        for line in lines.iter().step_by(step) {
+            of_text(line.trim_end(), Class::Content, out);
         }
         return;
     }
     of_bytes(label, bytes, out);
 }
 
+/// Whether a line gives a key a value of some length.
+fn has_value(line: &str) -> bool {
+    line.split_once('=')
+        .is_some_and(|(key, value)| value.trim().len() >= 12 && !key.trim_start().starts_with(';'))
+}
+
 /// Spread windows of binary data.
-fn of_bytes(label: &str, bytes: &[u8], out: &mut Vec<Token>) {
+fn of_bytes(label: &str, bytes: &[u8], out: &mut impl Sink) {
     const WINDOW: usize = 32;
-    let last = bytes.len().saturating_sub(WINDOW);
-    for start in [0, last / 3, last / 3 * 2, last] {
+    for start in spread(bytes.len(), WINDOW, 1) {
         let window = &bytes[start..bytes.len().min(start + WINDOW)];
         let mut seen = [false; 256];
         window.iter().for_each(|b| seen[usize::from(*b)] = true);
         if window.len() >= MIN_LEN && seen.iter().filter(|s| **s).count() >= 6 {
-            out.push(Token {
+            out.put(Token {
                 label: format!("{label}, bytes {start}-{}", start + window.len()),
                 bytes: window.to_vec(),
                 fold: false,
@@ -312,6 +406,30 @@ mod tests {
         of_identifier("AB", &mut tokens);
         of_content("x", &[0; 4096], &mut tokens);
         assert!(tokens.is_empty());
+    }
+
+    #[test]
+    fn long_texts_and_contents_give_few_short_tokens() {
+        for text in ["A".repeat(1 << 20), "0123456789".repeat(100_000)] {
+            let mut tokens = Tokens::default();
+            of_identifier(&text, &mut tokens);
+            of_content("x", format!("a={text}").as_bytes(), &mut tokens);
+            let (tokens, cut) = tokens.into_parts();
+            assert!((2..=16).contains(&tokens.len()), "{}", tokens.len());
+            assert!(tokens.iter().all(|t| t.bytes.len() <= MAX_LEN));
+            assert!(tokens.iter().all(|t| t.label.len() < 200));
+            assert_eq!(cut, 0);
+        }
+        let mut tokens = Tokens::default();
+        let lines = |from: usize| -> String {
+            (from..from + 100)
+                .map(|i| format!("key{i}=a value of its own\r\n"))
+                .collect()
+        };
+        of_content("x", lines(0).repeat(1000).as_bytes(), &mut tokens);
+        (0..200).for_each(|i| of_content("x", lines(i * 100).as_bytes(), &mut tokens));
+        let (tokens, cut) = tokens.into_parts();
+        assert_eq!((tokens.len(), cut), (MOST[1], 40_000 - (MOST[1] as u64)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! a candidate is then compared in full. Measured choice: `shared/facts/crates.md` section 8.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ops::Range,
     sync::{
         Mutex,
@@ -15,17 +15,20 @@ use std::{
 use aho_corasick::{AhoCorasick, MatchKind, packed};
 
 use crate::{
+    bytes::many::Needles,
     device::{BlockDevice, HostFile},
     error::{Error, Result},
-    plan::tokens::{Class, Token},
+    plan::tokens::{Class, MAX_LEN, Token},
 };
 
 /// Bytes of a token that the packed searcher looks for.
 const WINDOW: usize = 5;
 /// Patterns a packed searcher takes before it slows down.
 const GROUP: usize = 48;
+/// Patterns up to which the packed searcher is the fastest: every group is a pass over the bytes.
+const MAX_PACKED: usize = 16 * GROUP;
 /// Longest token; longer ones are cut (their first bytes are evidence enough).
-const MAX_TOKEN: usize = 512;
+const MAX_TOKEN: usize = MAX_LEN;
 /// Hits that are given an owner and listed when only looking; the rest is counted.
 pub const MAX_LISTED: usize = 4096;
 /// Hits that a clean can hold: each is wiped or reported, so more is an error, never silence.
@@ -66,6 +69,9 @@ enum Engine {
 pub struct Searcher {
     tokens: Vec<Token>,
     groups: Vec<Group>,
+    /// The tokens themselves, where they are too many for groups; those of the generic search have
+    /// their groups all the same.
+    many: Option<Needles>,
     longest: usize,
     generic: Option<usize>,
 }
@@ -145,6 +151,17 @@ impl Searcher {
             }
         }
         let mut groups = Vec::new();
+        let mut many = None;
+        if patterns.len() > MAX_PACKED {
+            let own = &tokens[..first_generic];
+            many = Some(Needles::new(
+                own.iter().map(|token| (token.bytes.as_slice(), token.fold)),
+            ));
+            for owners in patterns.values_mut() {
+                owners.retain(|(token, _)| *token >= first_generic);
+            }
+            patterns.retain(|_, owners| !owners.is_empty());
+        }
         let all: Vec<_> = patterns.into_iter().collect();
         for part in all.chunks(GROUP) {
             let mut builder = packed::Config::new()
@@ -168,6 +185,7 @@ impl Searcher {
         Ok(Self {
             tokens,
             groups,
+            many,
             longest,
             generic: generic.then_some(first_generic),
         })
@@ -185,15 +203,30 @@ impl Searcher {
         self.longest
     }
 
-    /// Finds every token in `bytes`; `base` is the position of its first byte.
+    /// Finds every token in `bytes`; `base` is the position of its first byte. Of places of one token
+    /// that lie on top of each other (`AAAA` in a run of `A`) only the first is told: what remains of
+    /// the others once it is gone is no such token any more.
     pub fn find(&self, bytes: &[u8], base: u64, hits: &mut Vec<Hit>) {
+        if let Some(many) = &self.many {
+            many.each(bytes, |token, begin, len| {
+                hits.push(Hit {
+                    offset: base + begin as u64,
+                    len: len as u64,
+                    token,
+                });
+                true
+            });
+        }
+        let mut taken: HashMap<usize, usize> = HashMap::new();
         for group in &self.groups {
             let mut from = 0;
             while let Some((pattern, at)) = group.next(bytes, from) {
                 for (token, start) in &group.owners[pattern] {
                     if let Some(begin) = at.checked_sub(*start)
+                        && taken.get(token).is_none_or(|end| begin >= *end)
                         && let Some(len) = self.matches(*token, bytes, begin)
                     {
+                        taken.insert(*token, begin + len as usize);
                         hits.push(Hit {
                             offset: base + begin as u64,
                             len,
@@ -432,6 +465,43 @@ mod tests {
             ..all[0].clone()
         };
         assert!(Searcher::new(&[short], false).is_err());
+    }
+
+    /// More tokens than groups can bear: one pass, the same answers.
+    #[test]
+    fn many_tokens_are_found_as_few_are() {
+        let mut all = Vec::new();
+        let text = |i: usize| format!("{:08x}-1111-2222-3333-{i:012x}", i * 31_321);
+        (0..3000).for_each(|i| tokens::of_identifier(&text(i), &mut all));
+        let few: Vec<Token> = all[600..606].to_vec();
+        let mut hay = vec![b'-'; 1 << 16];
+        for (i, token) in few.iter().enumerate() {
+            let bytes = token.bytes.to_ascii_uppercase();
+            let bytes = if token.fold { &bytes } else { &token.bytes };
+            hay[i * 1000..i * 1000 + bytes.len()].copy_from_slice(bytes);
+        }
+        hay[9000..9041].copy_from_slice(format!("GUID:{}", text(100_000)).as_bytes());
+        let many = Searcher::new(&all, true).unwrap();
+        assert!(many.many.is_some() && many.groups.len() == 1);
+        let mut want = found(&Searcher::new(&few, true).unwrap(), &hay);
+        want.dedup();
+        assert_eq!(want.len(), 7);
+        assert_eq!(found(&many, &hay), want);
+    }
+
+    /// `AAAA...` in a run of it: as many hits as have room side by side.
+    #[test]
+    fn a_periodic_token_is_found_side_by_side() {
+        let mut all = Vec::new();
+        tokens::of_text(&"A".repeat(20_000), Class::Identifier, &mut all);
+        tokens::of_text(&"A=".repeat(20_000), Class::Content, &mut all);
+        tokens::tidy(&mut all);
+        assert_eq!(all.len(), 4);
+        let searcher = Searcher::new(&all, true).unwrap();
+        let started = std::time::Instant::now();
+        assert_eq!(found(&searcher, &vec![b'a'; 1 << 20]).len(), 1 << 13);
+        assert_eq!(found(&searcher, &b"a=".repeat(1 << 19)).len(), 1 << 13);
+        assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     }
 
     #[test]

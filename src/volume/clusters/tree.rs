@@ -7,8 +7,8 @@ use crate::{
     error::{At, Error, Result},
     text::{Name, ascii_upcase},
     tree::{
-        Census, Disposition, Extent, FileEntry, FileId, FileTree, Listing, MetadataChunk,
-        NamePattern, Obstacle, Owner, Removal, Storage,
+        Census, Disposition, Extent, FileEntry, FileId, FileTree, Listing, MOST_ALIKE, MOST_NAMED,
+        MetadataChunk, NamePart, NamePattern, Obstacle, Owner, Removal, Storage,
     },
     units::{FileOffset, VolumeOffset},
     volume::{
@@ -16,9 +16,6 @@ use crate::{
         widths::{narrow, sum, wide},
     },
 };
-
-/// A machine has a handful of files of the names declone looks for; a million only cost time.
-const MAX_FOUND: usize = 20_000;
 
 impl<F: Format> FileTree for Volume<F> {
     fn label(&self) -> String {
@@ -45,22 +42,30 @@ impl<F: Format> FileTree for Volume<F> {
             unreadable: walk.unreadable(),
             ..Census::default()
         };
+        let (mut named, mut alike) = (0_usize, 0_usize);
         for (index, node) in walk.nodes.iter().enumerate().skip(1) {
             census.listing.add(&listing_of(&walk, node));
-            let is_named = |name: &Name| {
-                let folded = folded(&walk, name);
-                patterns
-                    .iter()
-                    .any(|pattern| pattern.matches_folded(&folded))
-            };
-            if node.is_label() || !node.entry.names().iter().any(is_named) {
+            if node.is_label() {
                 continue;
             }
-            if census.found.len() >= MAX_FOUND {
-                return Err(Error::limit(format!(
-                    "files: at most {MAX_FOUND} of the searched names expected, found more"
-                )));
+            // Whole names first: a full recycle bin must not push them out.
+            let names = node.entry.names();
+            let names: Vec<Vec<u16>> = names.iter().map(|name| folded(&walk, name)).collect();
+            let matching = || {
+                patterns
+                    .iter()
+                    .filter(|pattern| names.iter().any(|name| pattern.matches_folded(name)))
+            };
+            let (count, most) = match matching().any(|pattern| pattern.part == NamePart::Whole) {
+                true => (&mut named, MOST_NAMED),
+                false if matching().next().is_none() => continue,
+                false => (&mut alike, MOST_ALIKE),
+            };
+            if *count >= most {
+                census.cut = census.cut.saturating_add(1);
+                continue;
             }
+            *count = count.saturating_add(1);
             census.found.push(entry_of(&walk, index)?);
         }
         for stale in &walk.stale {

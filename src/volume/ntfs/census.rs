@@ -9,14 +9,11 @@ use super::{
     upcase::UpCase,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     text::ascii_upcase,
-    tree::{Census, Listing, MetadataChunk, NamePart, NamePattern},
+    tree::{Census, Listing, MOST_ALIKE, MOST_NAMED, MetadataChunk, NamePart, NamePattern},
     units::MftReference,
 };
-
-/// A machine has a handful of files of the names declone looks for; a million only cost time.
-const MAX_FOUND: usize = 20_000;
 
 /// Two 64-bit lanes of multiply-and-shift mixing. Finds accidents, not attackers: both sides of
 /// every comparison are made by declone from the same volume.
@@ -241,25 +238,38 @@ impl<'a> Matcher<'a> {
     }
 
     fn matches_slowly(&self, len: usize, name: &[u8]) -> bool {
+        let folded = self.folded(len, name);
+        let mut patterns = self.patterns.iter();
+        patterns.any(|pattern| pattern.matches_folded(&folded))
+    }
+
+    /// Whether a name that matches does so as a whole.
+    fn is_whole(&self, name: &[u8]) -> bool {
+        let len = name.first().copied().unwrap_or(0);
+        let folded = self.folded(usize::from(len), name);
+        let whole = |pattern: &&NamePattern| pattern.part == NamePart::Whole;
+        let mut patterns = self.patterns.iter().filter(whole);
+        patterns.any(|pattern| pattern.matches_folded(&folded))
+    }
+
+    /// The units of a name, none if it is cut off.
+    fn folded(&self, len: usize, name: &[u8]) -> Vec<u16> {
         let units = name.get(2..).unwrap_or_default().as_chunks::<2>().0;
-        let Some(units) = units.get(..len) else {
-            return false;
-        };
-        let folded: Vec<u16> = units
-            .iter()
+        let units = units.get(..len).unwrap_or_default().iter();
+        units
             .map(|pair| self.upcase.fold(u16::from_le_bytes(*pair)))
-            .collect();
-        self.patterns
-            .iter()
-            .any(|pattern| pattern.matches_folded(&folded))
+            .collect()
     }
 }
 
 /// What one reading thread gathers.
 #[derive(Debug, Default)]
 struct Part {
-    /// Base records of names looked for, each with the record in which the name stands.
-    found: Vec<(MftReference, u64)>,
+    /// Of a whole name looked for: base records, each with the record in which the name stands.
+    named: Vec<(MftReference, u64)>,
+    /// Of a part of a name.
+    alike: Vec<(MftReference, u64)>,
+    cut: u64,
     /// Directories called as those in which Windows has its hives.
     anchors: Vec<MftReference>,
     /// All directories, as long as they are few.
@@ -281,17 +291,28 @@ impl Ntfs {
                 if !scanned.is_in_use() {
                     return;
                 }
-                let (mut matched, mut anchored) = (false, false);
+                let (mut matched, mut whole, mut anchored) = (false, false, false);
                 let (sum, walked) = contribution(scanned, |name| {
-                    matched |= matcher.matches(name);
+                    if matcher.matches(name) {
+                        matched = true;
+                        whole |= matcher.is_whole(name);
+                    }
                     anchored |= anchor.matches(name);
                 });
                 part.listing.add(&sum);
                 let base = MftReference(scanned.u64(record::BASE));
                 let own = MftReference::new(scanned.number, scanned.u16(record::SEQUENCE));
-                if matched && part.found.len() <= MAX_FOUND {
+                if matched {
                     let of = if base.0 == 0 { own } else { base };
-                    part.found.push((of, scanned.number));
+                    // Whole names apart: a full recycle bin must not push them out.
+                    let (list, most) = match whole {
+                        true => (&mut part.named, MOST_NAMED),
+                        false => (&mut part.alike, MOST_ALIKE),
+                    };
+                    match list.len() < most {
+                        true => list.push((of, scanned.number)),
+                        false => part.cut = part.cut.saturating_add(1),
+                    }
                 }
                 if scanned.valid && base.0 == 0 && scanned.is_directory() {
                     if anchored && part.anchors.len() < unreadable::MAX_ANCHORS {
@@ -313,22 +334,28 @@ impl Ntfs {
             },
             search,
         )?;
-        let mut found: Vec<(MftReference, u64)> = Vec::new();
+        let (mut found, mut alike) = (Vec::new(), Vec::new());
         let mut listing = Listing::default();
+        let mut cut = 0_u64;
         let (mut anchors, mut directories) = (Vec::new(), Vec::new());
         for part in parts {
             listing.add(&part.listing);
-            found.extend(part.found);
+            found.extend(part.named);
+            alike.extend(part.alike);
+            cut = cut.saturating_add(part.cut);
             anchors.extend(part.anchors);
             directories.extend(part.directories);
         }
+        for (list, most) in [(&mut found, MOST_NAMED), (&mut alike, MOST_ALIKE)] {
+            list.sort_unstable();
+            list.dedup();
+            let more = list.len().saturating_sub(most);
+            cut = cut.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+            list.truncate(most);
+        }
+        found.extend(alike);
         found.sort_unstable();
         found.dedup();
-        if found.len() > MAX_FOUND {
-            return Err(Error::limit(format!(
-                "census: at most {MAX_FOUND} files of the names looked for expected, found more"
-            )));
-        }
         let is_wanted = |name: &FileName| {
             let value = name.raw.get(file_name::NAME_LEN..).unwrap_or_default();
             matcher.matches(value)
@@ -345,6 +372,7 @@ impl Ntfs {
             listing,
             problems: problems.lines,
             problem_count: problems.count,
+            cut,
             unreadable,
         })
     }
