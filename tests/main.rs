@@ -62,6 +62,7 @@ mod sets;
 mod sets_copy;
 mod support;
 mod two_owners;
+mod traces_protected;
 mod wim;
 mod wim_check;
 mod wim_hostile;

@@ -25,6 +25,7 @@ use crate::{
 
 pub mod hive_witness;
 pub mod ntfs_witness;
+mod protected;
 pub mod residue;
 pub mod search;
 

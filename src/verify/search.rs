@@ -14,6 +14,7 @@ use std::{
 
 use aho_corasick::{AhoCorasick, MatchKind, packed};
 
+use super::protected;
 use crate::{
     device::{BlockDevice, HostFile},
     error::{Error, Result},
@@ -259,7 +260,8 @@ impl Searcher {
                 let start = at.1;
                 at.1 = (start + step).min(range.end);
                 // Into the next piece, so that a token across the seam is seen by one of the two.
-                let end = (at.1 + self.overlap() as u64).min(range.end);
+                let shared = self.overlap().max(protected::MAX_LEN) as u64;
+                let end = (at.1 + shared).min(range.end);
                 return Some(start..end);
             }
         };
@@ -278,11 +280,15 @@ impl Searcher {
                     .and_then(|file| file.map(aligned..piece.end).ok());
                 if let Some(window) = window {
                     let skip = (piece.start - aligned) as usize;
-                    window.scan(|bytes| self.find(&bytes[skip..], piece.start, &mut hits))?;
+                    window.scan(|bytes| {
+                        self.find(&bytes[skip..], piece.start, &mut hits);
+                        self.find_protected(&bytes[skip..], piece.start, &mut hits);
+                    })?;
                 } else {
                     buffer.resize(len, 0);
                     device.read_at(piece.start, &mut buffer)?;
                     self.find(&buffer, piece.start, &mut hits);
+                    self.find_protected(&buffer, piece.start, &mut hits);
                 }
                 tick(done.fetch_add(len as u64, Ordering::Relaxed) + len as u64);
             }
