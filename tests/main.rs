@@ -14,6 +14,7 @@ mod cases_logs;
 mod cases_ntfs_edit;
 mod cases_ntfs_read;
 mod clean;
+mod clean_then_verify;
 mod cli;
 mod clusters;
 mod compare;
