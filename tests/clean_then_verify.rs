@@ -18,9 +18,24 @@ const OTHER: &str = "9D0C2B1A-7E6F-4A5B-8C9D-0E1F2A3B4C5D";
 /// Cleans and verifies; the residues of both, and the codes.
 fn both(image: &Path) -> [(i32, serde_json::Value); 2] {
     let (out, report) = (image.with_extension("out"), image.with_extension("json"));
-    let clean = declone(&["clean", arg(image), "-o", arg(&out), "--prove", "--json", "-"]);
+    let clean = declone(&[
+        "clean",
+        arg(image),
+        "-o",
+        arg(&out),
+        "--prove",
+        "--json",
+        "-",
+    ]);
     fs::write(&report, &clean.out).unwrap();
-    let again = declone(&["verify", arg(&out), "--against", arg(&report), "--json", "-"]);
+    let again = declone(&[
+        "verify",
+        arg(&out),
+        "--against",
+        arg(&report),
+        "--json",
+        "-",
+    ]);
     [clean, again].map(|ran| (ran.code, ran.json()["images"][0]["residues"].clone()))
 }
 
@@ -30,7 +45,13 @@ fn found(residues: &serde_json::Value, token: &str) -> Vec<(String, String, bool
     let residues = residues.as_array().unwrap().iter();
     residues
         .filter(|residue| text(&residue["token"]).starts_with(token))
-        .map(|r| (text(&r["place"]), text(&r["owner"]), r["generic"].as_bool().unwrap()))
+        .map(|r| {
+            (
+                text(&r["place"]),
+                text(&r["owner"]),
+                r["generic"].as_bool().unwrap(),
+            )
+        })
         .collect()
 }
 
@@ -54,11 +75,19 @@ fn whatever_clean_calls_clean_verify_calls_clean() {
 fn the_line_of_an_ini_is_an_identity_under_any_name_and_a_lone_guid_where_nothing_is_alive() {
     let dir = scratch();
     let mut volume = machine::volume(24 * MIB, Geometry::default(), 5);
-    let line = format!("[Configuration - Client Properties]\r\nSMS Unique Identifier=GUID:{OTHER}\r\n");
-    let wide = Content::from(line.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
+    let line =
+        format!("[Configuration - Client Properties]\r\nSMS Unique Identifier=GUID:{OTHER}\r\n");
+    let wide = Content::from(
+        line.encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect::<Vec<u8>>(),
+    );
     volume.file(r"\WINDOWS\smscfg.old", line.as_str());
     volume.file(r"\WINDOWS\Copy of Smscfg.ini", wide);
-    volume.file(r"\WINDOWS\some.log", format!("seen GUID:{OTHER} today").as_str());
+    volume.file(
+        r"\WINDOWS\some.log",
+        format!("seen GUID:{OTHER} today").as_str(),
+    );
     volume.plant_free_cluster(format!("GUID:{OTHER}").as_bytes());
     let image = dir.path().join("in.img");
     machine::write(&volume, &image);
@@ -69,14 +98,20 @@ fn the_line_of_an_ini_is_an_identity_under_any_name_and_a_lone_guid_where_nothin
         assert_eq!(lines.len(), 2, "{lines:?}");
         for (place, owner, generic) in lines {
             assert_eq!((place.as_str(), generic), ("live_file", false));
-            assert!(owner.contains("smscfg.old") || owner.contains("Copy of"), "{owner}");
+            assert!(
+                owner.contains("smscfg.old") || owner.contains("Copy of"),
+                "{owner}"
+            );
         }
         // What a log says of some GUID is a mention; in the free cluster it is gone.
         let shapes = found(residues, "GUID:<any>");
         let [(place, owner, true)] = shapes.as_slice() else {
             panic!("{shapes:?}");
         };
-        assert!(place == "live_file" && owner.contains("some.log"), "{owner}");
+        assert!(
+            place == "live_file" && owner.contains("some.log"),
+            "{owner}"
+        );
     }
 }
 

@@ -75,7 +75,11 @@ fn long(bytes: &[u8], at: usize) -> usize {
 fn planted(path: &Path) -> Vec<(u64, &'static str)> {
     let mut volume: NtfsBuilder = machine::volume(24 * MIB, Geometry::default(), 5);
     volume.deleted_file(r"\WINDOWS\gone.txt", Content::filler(5, 10));
-    let free = [block(b"FILE", 1024), block(b"INDX", 4096), block(b"RCRD", 4096)];
+    let free = [
+        block(b"FILE", 1024),
+        block(b"INDX", 4096),
+        block(b"RCRD", 4096),
+    ];
     for dead in &free {
         volume.plant_free_cluster(dead);
     }
@@ -102,7 +106,7 @@ fn planted(path: &Path) -> Vec<(u64, &'static str)> {
     });
     places.push((plant(&mut image, room.unwrap(), 4096, 6), "file_slack"));
     let mft = long(&image, 0x30) * usize::from(image[13]) * number(&image, 11);
-    let live = mft + built.records[r"\WINDOWS\Xsmscfg.ini"] as usize * 1024;
+    let live = mft + built.records[r"WINDOWS\Xsmscfg.ini"] as usize * 1024;
     let record = |at: usize, flags: usize| {
         image[at..].starts_with(b"FILE")
             && number(&image, at + 0x16) == flags
@@ -149,18 +153,36 @@ fn a_guid_over_the_end_of_512_bytes_is_found_wherever_it_is_and_wiped_where_it_i
         .json();
     let seen = found(&json);
     for (at, place) in &places {
-        assert!(seen.contains(&(*at, (*place).to_owned())), "{at:#x} {place}");
+        assert!(
+            seen.contains(&(*at, (*place).to_owned())),
+            "{at:#x} {place}"
+        );
     }
-    let made = declone(&["clean", arg(&image), "-o", arg(&out), "--prove", "--json", "-"]);
+    let made = declone(&[
+        "clean",
+        arg(&image),
+        "-o",
+        arg(&out),
+        "--prove",
+        "--json",
+        "-",
+    ]);
     let json = made.json();
     fs::write(&report, made.out).unwrap();
     let left = places.iter().filter(|(_, place)| *place == "journal");
     let left: Vec<u64> = left.map(|(at, _)| *at).collect();
     let is: Vec<u64> = found(&json).iter().map(|(at, _)| *at).collect();
     assert_eq!(is, left);
-    let json = declone(&["verify", arg(&out), "--against", arg(&report), "--json", "-"])
-        .exits(1)
-        .json();
+    let json = declone(&[
+        "verify",
+        arg(&out),
+        "--against",
+        arg(&report),
+        "--json",
+        "-",
+    ])
+    .exits(1)
+    .json();
     let is: Vec<u64> = found(&json).iter().map(|(at, _)| *at).collect();
     assert_eq!(is, left);
     let (before, after) = (fs::read(&image).unwrap(), fs::read(&out).unwrap());

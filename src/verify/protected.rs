@@ -36,7 +36,12 @@ fn undo(bytes: &[u8], copy: &mut Vec<u8>) -> bool {
     };
     let is_protected = |chunk: &[u8]| chunk.last_chunk::<2>() == Some(number);
     let whole = &bytes[..len.min(bytes.len())];
-    if !whole.as_chunks::<STRIDE>().0.iter().any(|c| is_protected(c)) {
+    if !whole
+        .as_chunks::<STRIDE>()
+        .0
+        .iter()
+        .any(|c| is_protected(c))
+    {
         return false;
     }
     copy.clear();
@@ -130,7 +135,13 @@ mod tests {
         let mut other = bytes.clone();
         other[0] = b'X';
         assert!(found(&other, 0).is_empty());
-        for (count, offset) in [(0_u16, 0x28_u16), (1, 0x28), (400, 0x28), (3, 0x27), (3, 510)] {
+        for (count, offset) in [
+            (0_u16, 0x28_u16),
+            (1, 0x28),
+            (400, 0x28),
+            (3, 0x27),
+            (3, 510),
+        ] {
             let mut wrong = bytes.clone();
             wrong[4..6].copy_from_slice(&offset.to_le_bytes());
             wrong[6..8].copy_from_slice(&count.to_le_bytes());

@@ -349,10 +349,7 @@ fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
             stream,
             offset,
             ..
-        } if path == "?" => (
-            Where::LeakedCluster,
-            format!("{stream}, offset {offset}"),
-        ),
+        } if path == "?" => (Where::LeakedCluster, format!("{stream}, offset {offset}")),
         Owner::File {
             path,
             stream,
