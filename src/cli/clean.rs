@@ -775,7 +775,7 @@ impl Clean<'_> {
                 overlay.as_ref(),
                 None,
                 tokens,
-                false,
+                true,
                 MAX_HITS,
                 &|done, total| {
                     self.bar.tick("searching", done, total);

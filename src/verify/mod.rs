@@ -25,6 +25,7 @@ use crate::{
 
 pub mod hive_witness;
 pub mod ntfs_witness;
+mod protected;
 pub mod residue;
 pub mod search;
 
@@ -285,7 +286,8 @@ pub fn structure(
     gone: &HashSet<Hit>,
     touched: &[Range<u64>],
 ) -> Result<(Vec<String>, Vec<String>)> {
-    let searcher = Searcher::new(tokens, false)?;
+    // What was wiped may have been found by its shape.
+    let searcher = Searcher::new(tokens, true)?;
     let (mut problems, mut witnesses) = (Vec::new(), Vec::new());
     for (index, (volume, want)) in image.volumes.iter().zip(expected).enumerate() {
         let inside = inside_volume(volume, touched);

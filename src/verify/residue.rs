@@ -38,7 +38,7 @@ pub struct Residue {
     pub file_offset: Option<u64>,
     /// Length in bytes.
     pub len: u64,
-    /// Found by shape (`GUID:` and any GUID), not by a known identifier.
+    /// Found by shape (`GUID:` and any GUID), not by a known identifier or the line of a Smscfg.ini.
     pub generic: bool,
 }
 
@@ -58,6 +58,8 @@ pub enum Where {
     SystemStore,
     /// Data or name of a file that is alive.
     LiveFile,
+    /// A cluster marked in use that no file owns.
+    LeakedCluster,
     /// In the container's file, where neither its disk nor its format needs it.
     Unreferenced,
     /// Outside every volume.
@@ -81,6 +83,7 @@ impl Residue {
             Where::LiveFile | Where::Journal | Where::SystemStore => {
                 self.class != Class::Name && !self.generic
             }
+            Where::LeakedCluster => self.class != Class::Name,
             _ => true,
         }
     }
@@ -140,6 +143,7 @@ pub fn raw(
         hits.sort_unstable();
         hits.dedup();
     }
+    searcher.drop_shapes(&mut hits);
     let mut out = Raw {
         hit_count: hits.len() as u64,
         searched: total,
@@ -147,9 +151,10 @@ pub fn raw(
         ..Raw::default()
     };
     out.hits = hits[..hits.len().min(limit)].to_vec();
-    out.residues = place_hits(image, &out.hits, searcher.tokens(), tokens.len(), &[])?;
+    let vague = searcher.first_vague();
+    out.residues = place_hits(image, &out.hits, searcher.tokens(), vague, &[])?;
     for volume in &image.volumes {
-        search_contents(volume, &searcher, tokens.len(), limit, &mut out)?;
+        search_contents(volume, &searcher, vague, limit, &mut out)?;
     }
     Ok(out)
 }
@@ -176,6 +181,8 @@ fn search_contents(
         }
         hits.clear();
         searcher.find(piece.bytes, piece.offset, &mut hits);
+        hits.sort_unstable();
+        searcher.drop_shapes(&mut hits);
         for hit in &hits {
             if !seen.insert((hit.offset, hit.token)) {
                 continue;
@@ -335,6 +342,14 @@ fn describe(volume: &Volume, owner: &Owner) -> (Where, String) {
             Where::LiveFile,
             format!("{} of {}", record(*number), path.as_deref().unwrap_or("?")),
         ),
+        // The volume's way to say that no file is known.
+        Owner::File {
+            id: FileId(0),
+            path,
+            stream,
+            offset,
+            ..
+        } if path == "?" => (Where::LeakedCluster, format!("{stream}, offset {offset}")),
         Owner::File {
             path,
             stream,

@@ -14,6 +14,7 @@ use std::{
 
 use aho_corasick::{AhoCorasick, MatchKind, packed};
 
+use super::protected;
 use crate::{
     bytes::many::Needles,
     device::{BlockDevice, HostFile},
@@ -39,6 +40,9 @@ const CHUNK: usize = 4 << 20;
 const MAP_MIN: usize = 1 << 20;
 /// Bytes mapped at a time: every mapping costs both threads a pause when it goes.
 const MAP_CHUNK: u64 = 12 << 20;
+
+/// The line of a Smscfg.ini, up to its GUID: it says itself whose GUID follows.
+const INI_LINE: &str = "SMS Unique Identifier=GUID:";
 
 /// Where a token was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,22 +110,22 @@ fn variants(window: &[u8], fold: bool) -> Vec<Vec<u8>> {
 }
 
 impl Searcher {
-    /// Prepares a search. `generic` also finds `GUID:` followed by any GUID, in ASCII and UTF-16.
+    /// Prepares a search. `generic` also finds `GUID:` followed by any GUID, in ASCII and UTF-16, and
+    /// the same behind the key of a Smscfg.ini.
     pub fn new(tokens: &[Token], generic: bool) -> Result<Self> {
         let mut tokens: Vec<Token> = tokens.to_vec();
         let first_generic = tokens.len();
         if generic {
-            for (form, bytes) in [
-                ("ASCII", b"GUID:".to_vec()),
-                ("UTF-16", b"G\0U\0I\0D\0:\0".to_vec()),
-            ] {
-                let label = format!("GUID:<any> ({form})");
-                tokens.push(Token {
-                    label,
-                    bytes,
-                    fold: true,
-                    class: Class::Identifier,
-                });
+            for text in [INI_LINE, "GUID:"] {
+                let wide = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+                for (form, bytes) in [("ASCII", text.as_bytes().to_vec()), ("UTF-16", wide)] {
+                    tokens.push(Token {
+                        label: format!("{text}<any> ({form})"),
+                        bytes,
+                        fold: true,
+                        class: Class::Identifier,
+                    });
+                }
             }
         }
         let mut patterns: BTreeMap<Vec<u8>, Vec<(usize, usize)>> = BTreeMap::new();
@@ -197,6 +201,35 @@ impl Searcher {
         &self.tokens
     }
 
+    /// The first token whose hits are a mere shape: `GUID:` and any GUID.
+    #[must_use]
+    pub fn first_vague(&self) -> usize {
+        self.generic.map_or(self.tokens.len(), |first| first + 2)
+    }
+
+    /// Takes out what was found by its shape where an identifier that is known, or the line of an
+    /// ini, was found. `hits` are sorted.
+    pub(super) fn drop_shapes(&self, hits: &mut Vec<Hit>) {
+        let Some(first) = self.generic else { return };
+        let known = |hit: &&Hit| {
+            let class = self.tokens.get(hit.token).map(|token| token.class);
+            hit.token < self.first_vague() && class == Some(Class::Identifier)
+        };
+        let known: Vec<Hit> = hits.iter().filter(known).copied().collect();
+        let reach = self.longest as u64;
+        hits.retain(|hit| {
+            let from = known.partition_point(|other| other.offset + reach <= hit.offset);
+            let near = known.get(from..).unwrap_or_default().iter();
+            let mut near = near.take_while(|other| other.offset < hit.offset + hit.len);
+            hit.token < first
+                || !near.any(|other| {
+                    other.token < hit.token.min(self.first_vague())
+                        && other.token != hit.token
+                        && hit.offset < other.offset + other.len
+                })
+        });
+    }
+
     /// Bytes that two neighbouring pieces must share so that nothing between them is missed.
     #[must_use]
     pub fn overlap(&self) -> usize {
@@ -255,7 +288,11 @@ impl Searcher {
         }
         match self.generic {
             Some(first) if index >= first => {
-                let step = if index == first { 1 } else { 2 };
+                let step = if (index - first).is_multiple_of(2) {
+                    1
+                } else {
+                    2
+                };
                 let rest = bytes.get(begin + token.bytes.len()..)?;
                 follows_guid(rest, step).then_some((token.bytes.len() + 36 * step) as u64)
             }
@@ -292,7 +329,8 @@ impl Searcher {
                 let start = at.1;
                 at.1 = (start + step).min(range.end);
                 // Into the next piece, so that a token across the seam is seen by one of the two.
-                let end = (at.1 + self.overlap() as u64).min(range.end);
+                let shared = self.overlap().max(protected::MAX_LEN) as u64;
+                let end = (at.1 + shared).min(range.end);
                 return Some(start..end);
             }
         };
@@ -311,11 +349,15 @@ impl Searcher {
                     .and_then(|file| file.map(aligned..piece.end).ok());
                 if let Some(window) = window {
                     let skip = (piece.start - aligned) as usize;
-                    window.scan(|bytes| self.find(&bytes[skip..], piece.start, &mut hits))?;
+                    window.scan(|bytes| {
+                        self.find(&bytes[skip..], piece.start, &mut hits);
+                        self.find_protected(&bytes[skip..], piece.start, &mut hits);
+                    })?;
                 } else {
                     buffer.resize(len, 0);
                     device.read_at(piece.start, &mut buffer)?;
                     self.find(&buffer, piece.start, &mut hits);
+                    self.find_protected(&buffer, piece.start, &mut hits);
                 }
                 tick(done.fetch_add(len as u64, Ordering::Relaxed) + len as u64);
             }
@@ -549,5 +591,19 @@ mod tests {
         assert_eq!(found(&searcher, hay).len(), 1);
         let wide: Vec<u8> = hay.iter().flat_map(|b| [*b, 0]).collect();
         assert_eq!(found(&searcher, &wide).len(), 1);
+        // The line of an ini counts once, as what it is.
+        let line = [b"sms unique identifier=".as_slice(), hay].concat();
+        let wide: Vec<u8> = line.iter().flat_map(|b| [*b, 0]).collect();
+        for bytes in [line, wide] {
+            let mut hits = Vec::new();
+            searcher.find(&bytes, 0, &mut hits);
+            hits.sort_unstable();
+            assert_eq!(hits.len(), 2);
+            searcher.drop_shapes(&mut hits);
+            let [hit] = hits.as_slice() else {
+                panic!("{hits:?}");
+            };
+            assert!(hit.offset == 0 && hit.token < searcher.first_vague());
+        }
     }
 }

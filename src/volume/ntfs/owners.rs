@@ -410,9 +410,13 @@ impl Ntfs {
             .get()
             .saturating_mul(u64::from(self.geometry.cluster_len))
             .saturating_add(offset.get().saturating_sub(run_start.get()));
+        // What was never written of a file reads as zeros, whatever its clusters hold.
         let len = file
             .and_then(|file| file.stream_named(claim.code, &claim.name).ok().flatten())
-            .map(|stream: Stream| stream.data_len);
+            .map(|stream: Stream| match claim.code {
+                code::DATA => stream.data_len.min(stream.initialised),
+                _ => stream.data_len,
+            });
         Owner::File {
             id: FileId(claim.file.0),
             path,
