@@ -1,5 +1,6 @@
 //! The hive half of planning: what the rules find in one hive file.
 
+mod certificates;
 mod others;
 mod packed_copies;
 
@@ -8,8 +9,8 @@ pub(super) use others::plan_others;
 use std::sync::Mutex;
 
 use super::{
-    Container, Finding, Gathered, HiveBytes, HivePlan, Identifier, NotScanned, Subject, View,
-    VolumePlan, ladder, open_hive,
+    Finding, Gathered, HiveBytes, HivePlan, Identifier, NotScanned, Subject, View, VolumePlan,
+    ladder, open_hive,
     tokens::{self, Class},
 };
 use crate::{
@@ -20,10 +21,7 @@ use crate::{
     text::{Name, escape},
     tree::{Extent, FileEntry, FileTree, Storage, UnseenClass},
     units::{FileOffset, HiveOffset, VolumeOffset},
-    windows::{
-        self, HiveFile, Role, Shape,
-        capi::{BLOB_LIMIT, KeyPlace, Stored, parse_stored},
-    },
+    windows::{self, HiveFile, Role, Shape},
 };
 
 /// Characters of a value that a report shows.
@@ -545,7 +543,12 @@ impl HiveLook<'_, '_> {
                 Target::Subkeys { .. } | Target::Certificates { .. } => {
                     let subkeys = self.hive.subkeys(key)?;
                     for (subkey, name) in &subkeys {
-                        self.subkey(rule, &shown, *subkey, name)?;
+                        match rule.target {
+                            Target::Certificates { .. } => {
+                                self.certificate(rule, key_path, *subkey, name)?;
+                            }
+                            _ => self.subkey(rule, &shown, *subkey, name)?,
+                        }
                     }
                     if !subkeys.is_empty() {
                         push_edit(rule, edits, HiveEdit::DeleteSubkeys { key: key_names() });
@@ -559,57 +562,6 @@ impl HiveLook<'_, '_> {
                 _ => {}
             }
         }
-        Ok(())
-    }
-
-    /// A certificate as it is stored in this key; none if there is none.
-    fn stored(&self, key: KeyRef) -> Result<Option<Result<Stored>>> {
-        let values = self.hive.values(key)?;
-        let Some(blob) = values
-            .iter()
-            .find(|v| v.name.eq_registry(&Name::new("Blob")))
-        else {
-            return Ok(None);
-        };
-        if blob.data_len > BLOB_LIMIT {
-            return Ok(Some(Err(Error::limit(format!(
-                "stored certificate: at most {BLOB_LIMIT} bytes expected, found {}",
-                blob.data_len
-            )))));
-        }
-        let data = self.hive.value_data(blob);
-        Ok(Some(data.and_then(|data| parse_stored(&data))))
-    }
-
-    /// Where the private key of a certificate is.
-    fn key_place(&mut self, rule: &Rule, parent: &str, key: KeyRef, name: &Name) -> Result<()> {
-        let certificate = String::from_utf16_lossy(name.units());
-        let evidence = match self.stored(key)? {
-            None => return Ok(()),
-            Some(Ok(stored)) => match stored.key {
-                None => return Ok(()),
-                Some(KeyPlace::Machine(container)) => {
-                    self.gathered.containers.push(Container {
-                        rule: rule.id.clone(),
-                        name: container,
-                        certificate,
-                    });
-                    return Ok(());
-                }
-                Some(KeyPlace::Elsewhere(where_to)) => {
-                    format!("{}: not looked for, not removed", escape(&where_to))
-                }
-            },
-            Some(Err(error)) => format!("where its private key is cannot be told: {error}"),
-        };
-        let place = self.places(self.hive.offset(key));
-        let subject = Subject::Key {
-            hive: self.path.to_owned(),
-            key: format!("{parent}\\{name}"),
-        };
-        let mut finding = Finding::new(rule, self.volume, subject, evidence, place);
-        finding.action = Action::Report;
-        self.findings.push(finding);
         Ok(())
     }
 
@@ -652,11 +604,17 @@ impl HiveLook<'_, '_> {
     }
 
     fn subkey(&mut self, rule: &Rule, parent: &str, key: KeyRef, name: &Name) -> Result<()> {
-        let text = String::from_utf16_lossy(name.units());
-        let deletes = rule.effective_action() == Action::Delete;
-        if deletes {
+        if rule.effective_action() == Action::Delete {
+            let text = String::from_utf16_lossy(name.units());
             tokens::of_text(&text, Class::Name, &mut self.gathered.tokens);
         }
+        let evidence = self.content(key)?;
+        self.key_finding(rule, parent, key, name, evidence);
+        Ok(())
+    }
+
+    /// What is in a key, in words.
+    fn content(&self, key: KeyRef) -> Result<String> {
         let values = self.hive.values(key)?;
         let below = self.hive.subkeys(key)?.len();
         let names: Vec<String> = values.iter().take(3).map(|v| v.name.to_string()).collect();
@@ -665,20 +623,17 @@ impl HiveLook<'_, '_> {
         if !names.is_empty() {
             evidence.push_str(&format!(": {}{more}", names.join(", ")));
         }
-        let mut ids = Vec::new();
-        if matches!(rule.target, Target::Certificates { .. }) {
-            ids = Identifier::in_text(rule, &text);
-            match self.stored(key)? {
-                None => evidence = format!("no certificate in it; {evidence}"),
-                Some(Err(error)) => evidence = format!("{error}; {evidence}"),
-                Some(Ok(stored)) => {
-                    evidence = certificate_evidence(&text, &stored);
-                    if deletes {
-                        tokens::of_certificate(&text, &stored, &mut self.gathered.tokens);
-                    }
-                }
-            }
-        }
+        Ok(evidence)
+    }
+
+    fn key_finding(
+        &mut self,
+        rule: &Rule,
+        parent: &str,
+        key: KeyRef,
+        name: &Name,
+        evidence: String,
+    ) -> &mut Finding {
         let subject = Subject::Key {
             hive: self.path.to_owned(),
             key: match parent {
@@ -687,10 +642,10 @@ impl HiveLook<'_, '_> {
             },
         };
         let places = self.places(self.hive.offset(key));
-        let mut finding = Finding::new(rule, self.volume, subject, evidence, places);
-        finding.ids = ids;
-        self.findings.push(finding);
-        Ok(())
+        let at = self.findings.len();
+        self.findings
+            .push(Finding::new(rule, self.volume, subject, evidence, places));
+        &mut self.findings[at]
     }
 }
 
@@ -702,27 +657,6 @@ fn shorten(mut text: String) -> String {
         text.push_str(&format!("... ({len} bytes in all)"));
     }
     text
-}
-
-fn certificate_evidence(name: &str, stored: &Stored) -> String {
-    let mut evidence = match &stored.thumbprint {
-        Some(thumbprint) if thumbprint.eq_ignore_ascii_case(name) => "certificate".to_owned(),
-        Some(thumbprint) => format!("certificate with another SHA-1 than its key: {thumbprint}"),
-        None => "properties without a certificate".to_owned(),
-    };
-    match &stored.key {
-        Some(KeyPlace::Machine(container)) => {
-            evidence.push_str(&format!(
-                ", private key in container `{}`",
-                escape(container)
-            ));
-        }
-        Some(KeyPlace::Elsewhere(where_to)) => {
-            evidence.push_str(&format!(", private key: {}", escape(where_to)));
-        }
-        None => evidence.push_str(", no private key"),
-    }
-    evidence
 }
 
 fn is_control_set(name: &str) -> bool {

@@ -17,7 +17,11 @@ use crate::{
         UnseenClass,
     },
     units::{FileOffset, VolumeOffset},
-    windows::{self, Store, StoreKind, capi::MACHINE_KEYS, packed::Packing},
+    windows::{
+        self, Store, StoreKind,
+        capi::{CNG_KEYS, MACHINE_KEYS},
+        packed::Packing,
+    },
 };
 
 mod finding;
@@ -129,6 +133,7 @@ impl HivePlan {
 struct Gathered {
     tokens: Tokens,
     containers: Vec<Container>,
+    certificates: Vec<Certificate>,
     /// The hive whose bytes are kept in any case.
     keep: Option<(u32, FileId)>,
 }
@@ -141,6 +146,35 @@ struct Container {
     name: String,
     /// The certificate, by the name of its key.
     certificate: String,
+}
+
+/// A certificate that a rule wants removed: it goes if its private key goes.
+#[derive(Debug)]
+struct Certificate {
+    rule: String,
+    partition: u32,
+    /// What its finding is about.
+    subject: Subject,
+    /// Path of the hive.
+    hive: String,
+    /// The key of its store.
+    store: Vec<Name>,
+    /// The name of its own key.
+    name: Name,
+    key: KeyOf,
+    /// What to search for when it is gone.
+    tokens: Vec<Token>,
+}
+
+/// Where the private key of a certificate is.
+#[derive(Debug)]
+enum KeyOf {
+    /// It has none.
+    None,
+    /// In this container.
+    Container(String),
+    /// In no file that can be told.
+    Unknown,
 }
 
 /// What of one volume is looked at when all volumes were.
@@ -235,8 +269,10 @@ pub fn make_with(
     let Gathered {
         mut tokens,
         containers,
+        certificates,
         ..
     } = gathered;
+    let mut gone = keys::Gone::default();
     // A certificate of one volume may belong to a key of another.
     for ((volume, part), rest) in image.volumes.iter().zip(&mut plan.volumes).zip(&later) {
         let Some(tree) = volume.tree() else { continue };
@@ -248,6 +284,7 @@ pub fn make_with(
             rules,
             &containers,
             &mut tokens,
+            &mut gone,
             part,
         )
         .map_err(|error| volume.climb(error))?;
@@ -262,6 +299,7 @@ pub fn make_with(
     }
     let (tokens, cut) = tokens.into_parts();
     plan.tokens = tokens;
+    keys::keep_certificates(rules, certificates, &gone, &mut plan);
     if let Some(part) = plan.volumes.first_mut().filter(|_| cut > 0) {
         part.skip(
             NotScanned::new(
@@ -355,7 +393,8 @@ fn plan_volume(
     patterns.extend(names.map(NamePattern::exact));
     let wants_keys = keys::are_wanted(rules);
     if wants_keys {
-        patterns.extend(MACHINE_KEYS.last().map(|name| NamePattern::exact(name)));
+        let names = MACHINE_KEYS.last().into_iter().chain(CNG_KEYS.last());
+        patterns.extend(names.map(|name| NamePattern::exact(name)));
     }
     let census = tree.census(&patterns, &mut |chunk| {
         progress("reading file records", chunk.first_record, 0);
@@ -446,7 +485,7 @@ fn plan_volume(
         ..Later::default()
     };
     for entry in &census.found {
-        if wants_keys && keys::is_machine_keys(entry) {
+        if wants_keys && keys::is_key_store(entry) {
             later.key_directories.push(entry.clone());
         }
         plan_file(volume, tree, entry, rules, gathered, &mut part, &mut later)?;

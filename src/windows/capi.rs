@@ -1,8 +1,9 @@
-//! Which file holds the private key of a certificate (CryptoAPI's machine key store).
+//! Which file holds the private key of a certificate: CryptoAPI's machine key store, or the newer one.
 //!
 //! In: a certificate as the registry stores it, a container's name, a key file. Out: names.
 //! Facts from: MS-GPEF 2.2.1.1.1.1 (list of properties) and 2.2.1.1.1.1.1 (KEY_PROV_INFO); the file's
-//! name: `shared/facts/identity.md` 2.3, measured with seven published names.
+//! name: `shared/facts/identity.md` 2.3, measured with seven published names; the newer store's files
+//! name their container inside (`identity.md` 9).
 
 use md5::{Digest, Md5};
 use sha1::Sha1;
@@ -15,6 +16,11 @@ use crate::{
 /// The directory of the machine's RSA keys; what stands before it depends on version and language
 /// (`ProgramData`; `Documents and Settings\All Users\Application Data`).
 pub const MACHINE_KEYS: [&str; 4] = ["Microsoft", "Crypto", "RSA", "MachineKeys"];
+
+/// The directory of the machine's keys of the newer store (CNG); files are not called by container.
+pub const CNG_KEYS: [&str; 3] = ["Microsoft", "Crypto", "Keys"];
+/// How much of a key file is read to learn whose it is: the name stands in its head.
+pub const KEY_FILE_HEAD: usize = 4096;
 
 /// Longest stored certificate that is read; real ones have some KiB.
 pub const BLOB_LIMIT: u32 = 1 << 20;
@@ -41,13 +47,36 @@ mod property {
 /// UTF-16, each ended by a zero.
 mod provider {
     pub(super) const CONTAINER_AT: usize = 0x00;
+    pub(super) const NAME_AT: usize = 0x04;
     pub(super) const KIND: usize = 0x08;
     pub(super) const FLAGS: usize = 0x0c;
     /// CRYPT_MACHINE_KEYSET: the key is the machine's, not a user's.
     pub(super) const MACHINE: u32 = 0x20;
     /// The provider types that keep RSA keys (wincrypt.h: PROV_RSA_FULL, PROV_RSA_SIG,
-    /// PROV_RSA_SCHANNEL, PROV_RSA_AES); 0 is the newer key store.
+    /// PROV_RSA_SCHANNEL, PROV_RSA_AES).
     pub(super) const RSA: [u32; 4] = [1, 2, 12, 24];
+    /// No type: the provider's name decides.
+    pub(super) const NO_KIND: u32 = 0;
+    /// How the names of CryptoAPI's providers with RSA keys begin; a version may follow (wincrypt.h,
+    /// MS_DEF_PROV and those after it).
+    pub(super) const RSA_NAMES: [&str; 6] = [
+        "Microsoft Base Cryptographic Provider",
+        "Microsoft Enhanced Cryptographic Provider",
+        "Microsoft Strong Cryptographic Provider",
+        "Microsoft RSA Signature Cryptographic Provider",
+        "Microsoft RSA SChannel Cryptographic Provider",
+        "Microsoft Enhanced RSA and AES Cryptographic Provider",
+    ];
+    /// The newer store's provider that keeps keys in files (ncrypt.h, MS_KEY_STORAGE_PROVIDER).
+    pub(super) const CNG_NAME: &str = "Microsoft Software Key Storage Provider";
+}
+
+/// A key file of the newer store: 0x00 u32, 1 (a version); 0x08 u32 length of the container's name in
+/// bytes; 0x2c the name, UTF-16.
+mod cng_file {
+    pub(super) const VERSION: usize = 0x00;
+    pub(super) const NAME_LEN: usize = 0x08;
+    pub(super) const NAME: usize = 0x2c;
 }
 
 /// A private key file begins with ten dwords, the first 2 (a version), the third the length of the
@@ -74,6 +103,8 @@ pub struct Stored {
 pub enum KeyPlace {
     /// In the machine's RSA keys: the container's name.
     Machine(String),
+    /// In the machine's keys of the newer store (CNG): the container's name.
+    Cng(String),
     /// In a place where files are not named by the container: says which.
     Elsewhere(String),
 }
@@ -108,23 +139,22 @@ pub fn parse_stored(blob: &[u8]) -> Result<Stored> {
 
 fn parse_key_place(value: &[u8]) -> Result<KeyPlace> {
     let view = View::new(value, "key provider of a certificate");
-    let at = usize::try_from(view.u32(provider::CONTAINER_AT)?).unwrap_or(usize::MAX);
-    let text = value.get(at..).unwrap_or_default();
-    let (units, _) = text.as_chunks::<2>();
-    let units: Vec<u16> = units.iter().map(|unit| u16::from_le_bytes(*unit)).collect();
-    let end = units.iter().position(|unit| *unit == 0);
-    let name = end
-        .and_then(|end| units.get(..end))
-        .filter(|name| (1..=MAX_CONTAINER_UNITS).contains(&name.len()))
-        .ok_or_else(|| {
-            Error::malformed(
-                "key provider of a certificate: a container's name expected, found none",
-            )
-        })?;
-    let name = String::from_utf16_lossy(name);
-    if !provider::RSA.contains(&view.u32(provider::KIND)?) {
+    let name = text_at(value, view.u32(provider::CONTAINER_AT)?).ok_or_else(|| {
+        Error::malformed("key provider of a certificate: a container's name expected, found none")
+    })?;
+    let maker = text_at(value, view.u32(provider::NAME_AT)?).unwrap_or_default();
+    let kind = view.u32(provider::KIND)?;
+    let starts = |start: &&str| {
+        let head = maker.get(..start.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(start))
+    };
+    let is_rsa = provider::RSA.contains(&kind)
+        || kind == provider::NO_KIND && provider::RSA_NAMES.iter().any(|start| starts(&start));
+    let is_cng = kind == provider::NO_KIND && maker.eq_ignore_ascii_case(provider::CNG_NAME);
+    if !is_rsa && !is_cng {
         return Ok(KeyPlace::Elsewhere(format!(
-            "key `{name}` of another provider than those that keep RSA keys in MachineKeys"
+            "key `{name}` of the provider `{maker}`, which is none of those that keep keys in files of \
+             the machine"
         )));
     }
     if view.u32(provider::FLAGS)? & provider::MACHINE == 0 {
@@ -132,12 +162,26 @@ fn parse_key_place(value: &[u8]) -> Result<KeyPlace> {
             "key container `{name}` of a user"
         )));
     }
+    if is_cng {
+        return Ok(KeyPlace::Cng(name));
+    }
     if !name.is_ascii() {
         return Ok(KeyPlace::Elsewhere(format!(
             "key container `{name}`: what its file is called depends on the code page"
         )));
     }
     Ok(KeyPlace::Machine(name))
+}
+
+/// The text at an offset, ended by a zero; none if it is empty, without an end, or too long.
+fn text_at(value: &[u8], at: u32) -> Option<String> {
+    let at = usize::try_from(at).unwrap_or(usize::MAX);
+    let (units, _) = value.get(at..)?.as_chunks::<2>();
+    let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
+    let name: Vec<u16> = units.take(MAX_CONTAINER_UNITS.saturating_add(1)).collect();
+    let end = name.iter().position(|unit| *unit == 0)?;
+    let name = name.get(..end).filter(|name| !name.is_empty())?;
+    Some(String::from_utf16_lossy(name))
 }
 
 /// How the name of a container's file begins: MD5 of the name in lower case with a final zero, as four
@@ -171,6 +215,54 @@ pub fn container_of(file: &[u8]) -> Option<String> {
     plain.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
+/// Whether the head of a file of the newer store says that it is this container's. The name's own field
+/// decides; in a file of another build the name must stand alone, no letter before or behind it.
+#[must_use]
+pub fn is_cng_file_of(head: &[u8], container: &str) -> bool {
+    let container = container.to_lowercase();
+    if let Some(name) = cng_name(head) {
+        return name.to_lowercase() == container;
+    }
+    let wanted: Vec<u8> = container
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let is_part = |pair: Option<&[u8]>| {
+        pair.is_some_and(|pair| match pair {
+            [low, 0] => low.is_ascii_graphic(),
+            _ => false,
+        })
+    };
+    let lower: Vec<u8> = head.iter().map(u8::to_ascii_lowercase).collect();
+    (0..lower.len()).any(|at| {
+        let Some(end) = at.checked_add(wanted.len()) else {
+            return false;
+        };
+        let before = at.checked_sub(2).and_then(|from| lower.get(from..at));
+        let behind = end.checked_add(2).and_then(|to| lower.get(end..to));
+        !wanted.is_empty()
+            && lower.get(at..end) == Some(wanted.as_slice())
+            && !is_part(before)
+            && !is_part(behind)
+    })
+}
+
+/// The container's name in its field, if the file has one.
+fn cng_name(head: &[u8]) -> Option<String> {
+    let view = View::new(head, "key file");
+    if view.u32(cng_file::VERSION).ok()? != 1 {
+        return None;
+    }
+    let len = usize::try_from(view.u32(cng_file::NAME_LEN).ok()?).ok()?;
+    let (units, odd) = view.get(cng_file::NAME, len).ok()?.as_chunks::<2>();
+    let units: Vec<u16> = units.iter().map(|unit| u16::from_le_bytes(*unit)).collect();
+    let name = units.strip_suffix(&[0]).unwrap_or(&units);
+    let plain = odd.is_empty()
+        && (1..=MAX_CONTAINER_UNITS).contains(&name.len())
+        && name.iter().all(|unit| *unit >= 0x20);
+    plain.then(|| String::from_utf16(name).ok()).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(
@@ -181,12 +273,16 @@ mod tests {
     use super::*;
 
     fn key(container: &str, kind: u32, flags: u32) -> Vec<u8> {
+        key_of(container, "A provider", kind, flags)
+    }
+
+    fn key_of(container: &str, provider: &str, kind: u32, flags: u32) -> Vec<u8> {
         let mut out = Vec::new();
         let second = 28 + 2 * (u32::try_from(container.encode_utf16().count()).unwrap() + 1);
         for dword in [28, second, kind, flags, 0, 0, 1] {
             out.extend(dword.to_le_bytes());
         }
-        for name in [container, "A provider"] {
+        for name in [container, provider] {
             out.extend(name.encode_utf16().chain([0]).flat_map(u16::to_le_bytes));
         }
         out
@@ -246,6 +342,51 @@ mod tests {
             vec![0; 28],
         ] {
             assert!(parse_stored(&blob(&[(2, &info)])).is_err());
+        }
+    }
+
+    #[test]
+    fn without_a_type_the_name_of_the_provider_decides() {
+        let place = |provider: &str, flags| {
+            let stored = parse_stored(&blob(&[(2, &key_of("SMS", provider, 0, flags))]));
+            stored.unwrap().key.unwrap()
+        };
+        for provider in [
+            "Microsoft Strong Cryptographic Provider",
+            "Microsoft Base Cryptographic Provider v1.0",
+            "microsoft enhanced RSA and AES cryptographic provider (Prototype)",
+        ] {
+            assert_eq!(place(provider, 0x20), KeyPlace::Machine("SMS".to_owned()));
+            assert!(matches!(place(provider, 0), KeyPlace::Elsewhere(_)));
+        }
+        let cng = "Microsoft Software Key Storage Provider";
+        assert_eq!(place(cng, 0x20), KeyPlace::Cng("SMS".to_owned()));
+        for provider in [
+            "Microsoft Platform Crypto Provider",
+            "Microsoft Smart Card Key Storage Provider",
+            "",
+        ] {
+            assert!(matches!(place(provider, 0x20), KeyPlace::Elsewhere(_)));
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_newer_store_says_whose_it_is() {
+        let name: Vec<u8> = "te-SMS".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let mut file = vec![1, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0];
+        file.resize(0x2c, 0);
+        file.extend(&name);
+        file.extend(b"A\0\0\0secret");
+        assert!(is_cng_file_of(&file, "te-sms") && is_cng_file_of(&file, "te-SMS"));
+        for other in ["SMS", "te-SMS2", "te", ""] {
+            assert!(!is_cng_file_of(&file, other), "{other}");
+        }
+        // Another build: the name somewhere.
+        let mut other = vec![9; 7];
+        other.extend(&name);
+        assert!(is_cng_file_of(&other, "TE-sms") && !is_cng_file_of(&other, "SMS"));
+        for cut in 0..other.len() {
+            assert!(!is_cng_file_of(&other[..cut], "te-sms"));
         }
     }
 

@@ -134,7 +134,9 @@ fn certificates(
                 continue;
             };
             fact.decoded = certificate.key.map(|place| match place {
-                KeyPlace::Machine(name) => format!("private key in container {}", shown(&name)),
+                KeyPlace::Machine(name) | KeyPlace::Cng(name) => {
+                    format!("private key in container {}", shown(&name))
+                }
                 KeyPlace::Elsewhere(what) => format!("private key: {}", shown(&what)),
             });
             let computed = certificate
