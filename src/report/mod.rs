@@ -329,6 +329,9 @@ pub struct ErrorFacts {
     pub trail: Vec<Place>,
     /// What to do.
     pub advice: Option<String>,
+    /// Whether the same command may succeed later: the image was in use, the host could not read or
+    /// write, room was missing. False: never, as long as the image is what it is.
+    pub retry: bool,
 }
 
 impl From<&Error> for ErrorFacts {
@@ -338,6 +341,7 @@ impl From<&Error> for ErrorFacts {
             what: error.what().to_owned(),
             trail: error.trail().to_vec(),
             advice: error.advice().map(str::to_owned),
+            retry: error.may_pass(),
         }
     }
 }
