@@ -33,6 +33,12 @@ pub struct ImageReport {
     /// Whether the image itself was being, or was, written.
     #[serde(skip)]
     pub phase: Phase,
+    /// Whether an earlier run did this and was ended before it could tell: what stands here is what it
+    /// had written down before it changed the image.
+    pub resumed: bool,
+    /// That run's result.
+    #[serde(skip)]
+    pub earlier: Option<Earlier>,
     /// What happened before the verb's own work, and what is uncertain.
     pub remarks: Vec<String>,
     /// The exit code this image stands for.
@@ -76,6 +82,17 @@ impl ImageReport {
             false => "run `declone recover`",
         }
     }
+}
+
+/// What a run wrote down before it changed the image.
+#[derive(Debug, Default, Serialize, serde::Deserialize)]
+pub struct Earlier {
+    /// Its result, as JSON shows it.
+    pub image: serde_json::Value,
+    /// As text.
+    pub text: String,
+    /// As a page, if one was wanted.
+    pub page: Option<String>,
 }
 
 /// How far the image itself was written; decides what an exit code may promise.
