@@ -50,6 +50,7 @@ struct Inner {
     what: String,
     trail: Vec<Place>,
     advice: Option<String>,
+    passing: bool,
 }
 
 /// A failure with its place and, where there is any, advice.
@@ -65,6 +66,7 @@ impl Error {
             what: what.into(),
             trail: Vec::new(),
             advice: None,
+            passing: false,
         }))
     }
 
@@ -119,6 +121,20 @@ impl Error {
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.0.advice = Some(advice.into());
         self
+    }
+
+    /// What stood in the way may be gone at the next try: another program that has the image open.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.0.passing = true;
+        self
+    }
+
+    /// Whether the same command may succeed later although nobody changes the image: it was in use, the
+    /// host could not read or write, a change waits to be finished.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.0.passing || matches!(self.0.kind, Kind::Io | Kind::Interrupted)
     }
 
     /// The same failure as another kind: a broken hive below a finding is a refusal above.

@@ -7,8 +7,7 @@ fn main() -> ExitCode {
     // abstention, and must not print a backtrace in between.
     std::panic::set_hook(Box::new(|_| {}));
     declone::device::give_memory_back();
-    ExitCode::from(declone::cli::run(
-        std::env::args_os(),
-        &mut std::io::stdout(),
-    ))
+    let code = declone::cli::run(std::env::args_os(), &mut std::io::stdout());
+    declone::apply::interrupt::end_of_work(code);
+    ExitCode::from(code)
 }

@@ -232,3 +232,109 @@ fn what_is_no_report_is_not_replaced() {
         ["a.img", "dangling", "empty", "folder", "part"]
     );
 }
+
+fn json(path: &Path) -> serde_json::Value {
+    let text = fs::read(path).unwrap();
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{e}: {}", text.len()))
+}
+
+#[test]
+fn a_report_of_a_clean_is_not_replaced_by_one_of_nothing_done() {
+    let dir = scratch();
+    let image = image(dir.path());
+    let report = dir.path().join("a.json");
+    let args = ["clean", arg(&image), "--in-place", "--json", arg(&report)];
+    let code = declone(&args).code;
+    assert!(matches!(code, 0 | 1), "{code}");
+    let first = json(&report);
+    assert_eq!(first["images"][0]["resumed"], false);
+    let tokens = first["images"][0]["tokens"].as_array().unwrap().len();
+    assert!(tokens > 3, "{tokens}");
+    for _ in 0..3 {
+        declone(&args);
+        declone(&["scan", arg(&image), "--json", arg(&report)]);
+        let now = json(&report);
+        // The newest of each verb, behind the clean.
+        assert_eq!(now["images"].as_array().unwrap().len(), 3);
+        assert_eq!(now["images"][0], first["images"][0]);
+        assert_eq!(now["images"][2]["verb"], "scan");
+    }
+    assert_eq!(names(dir.path()), ["a.img", "a.json"]);
+}
+
+/// Killed at any moment, and run once more: the report tells what was removed.
+#[test]
+fn a_killed_clean_is_told_by_the_next_run() {
+    let dir = scratch();
+    let image = image(dir.path());
+    let report = dir.path().join("a.json");
+    let dirty = fs::read(&image).unwrap();
+    let args = ["clean", arg(&image), "--in-place", "--json", arg(&report)];
+    let ran = declone(&args);
+    let want = json(&report)["images"][0].clone();
+    let clean = fs::read(&image).unwrap();
+    let mut resumed = 0;
+    for step in 0..40 {
+        fs::write(&image, &dirty).unwrap();
+        fs::remove_file(&report).ok();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_declone"))
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        if step % 2 == 0 {
+            std::thread::sleep(ran.took * step / 40);
+        } else {
+            // What it will be lies there: from now on the image changes.
+            let intent = dir.path().join("a.json.intent");
+            while !intent.exists() && child.try_wait().unwrap().is_none() {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(std::time::Duration::from_micros(u64::from(step) * 300));
+        }
+        child.kill().ok();
+        child.wait().unwrap();
+        let text = fs::read(&report).unwrap_or_else(|_| b"{}".to_vec());
+        assert!(serde_json::from_slice::<serde_json::Value>(&text).is_ok());
+        declone(&args);
+        assert!(fs::read(&image).unwrap() == clean);
+        let mut now = json(&report)["images"][0].clone();
+        resumed += u32::from(now["resumed"] == true);
+        now["resumed"] = false.into();
+        assert_eq!(now, want, "step {step}");
+        assert_eq!(names(dir.path()), ["a.img", "a.json"], "step {step}");
+    }
+    assert!(resumed > 0, "no kill met the end");
+}
+
+#[test]
+fn temporaries_of_dead_runs_go_and_others_stay() {
+    let dir = scratch();
+    let image = image(dir.path());
+    let report = dir.path().join("a.json");
+    let dead = {
+        let mut child = Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        child.id()
+    };
+    let own = std::process::id();
+    for name in [
+        format!(".a.json.declone-{dead}-0.tmp"),
+        format!(".a.json.declone-{own}-0.tmp"),
+        format!(".b.json.declone-{dead}-0.tmp"),
+        ".a.json.declone-x-0.tmp".to_owned(),
+    ] {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
+    declone(&["scan", arg(&image), "--json", arg(&report)]).exits(1);
+    let mut want = vec![
+        format!(".a.json.declone-{own}-0.tmp"),
+        ".a.json.declone-x-0.tmp".to_owned(),
+        format!(".b.json.declone-{dead}-0.tmp"),
+        "a.img".to_owned(),
+        "a.json".to_owned(),
+    ];
+    want.sort();
+    assert_eq!(names(dir.path()), want);
+}

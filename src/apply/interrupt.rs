@@ -3,6 +3,9 @@
 //! A thread of its own waits for them, so nothing here runs inside a signal handler. It and the
 //! worker share one lock: a [`Hold`] cannot begin while the thread is ending the program, and the
 //! thread cannot end the program while there is a [`Hold`].
+//!
+//! The program ends by the signal itself, not with a code: a shell that runs it in a loop then ends the
+//! loop, too.
 
 use std::{
     os::fd::OwnedFd,
@@ -21,7 +24,7 @@ use signal_hook::{
 
 use crate::error::{Error, Result};
 
-/// The exit code of an end that left the image as it was.
+/// The exit code of an end that left the image as it was, should the signal itself not end the program.
 const UNCHANGED: i32 = 5;
 /// Signals that end the program.
 const ENDING: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
@@ -34,11 +37,28 @@ const PATIENCE: Timespec = Timespec {
     tv_nsec: 100_000_000,
 };
 
+/// A signal that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Signal(i32);
+
+impl Signal {
+    fn name(self) -> &'static str {
+        signal_hook::low_level::signal_name(self.0).unwrap_or("a signal")
+    }
+
+    /// Ends the program by it, as if it had never been caught.
+    fn end(self) -> ! {
+        signal_hook::low_level::emulate_default_handler(self.0).ok();
+        // `_exit`: exit handlers and buffers belong to threads that still run.
+        signal_hook::low_level::exit(UNCHANGED)
+    }
+}
+
 #[derive(Debug)]
 struct State {
     holds: usize,
     /// The first signal that came during a hold.
-    stopped: Option<&'static str>,
+    stopped: Option<Signal>,
     scratch: Vec<(u64, OwnedFd, String, AtFlags)>,
     next: u64,
 }
@@ -76,7 +96,7 @@ fn take_over() -> std::io::Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
-                arrived(signal_hook::low_level::signal_name(signal).unwrap_or("a signal"));
+                arrived(Signal(signal));
             }
         })?;
     Ok(())
@@ -102,30 +122,47 @@ fn no_core_dumps() -> std::io::Result<()> {
     Ok(rustix::process::setrlimit(Resource::Core, limit)?)
 }
 
-fn arrived(name: &'static str) {
+fn arrived(signal: Signal) {
     let mut state = state();
     if state.holds == 0 {
-        end(&state, name);
+        end(&state, signal);
     }
-    state.stopped.get_or_insert(name);
+    state.stopped.get_or_insert(signal);
 }
 
 /// Ends the program while the lock is held, so that nobody renames or creates anything meanwhile.
-fn end(state: &State, name: &str) -> ! {
+fn end(state: &State, signal: Signal) -> ! {
     // The files in a directory were registered after it.
     for (_, dir, scratch, how) in state.scratch.iter().rev() {
         rustix::fs::unlinkat(dir, scratch.as_str(), *how).ok();
     }
-    // Not through `std::io::stderr()`'s lock, and not into a pipe that nobody reads: neither may
-    // keep the program alive.
+    say(&format!(
+        "declone: stopped by {}; the image is unchanged\n",
+        signal.name()
+    ));
+    signal.end()
+}
+
+/// Says it on standard error: not through `std::io::stderr()`'s lock, and not into a pipe that nobody
+/// reads, for neither may keep the program alive.
+fn say(line: &str) {
     let stderr = std::io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     if rustix::event::poll(&mut ready, Some(&PATIENCE)).is_ok_and(|n| n > 0) {
-        let line = format!("declone: stopped by {name}; the image is unchanged\n");
         rustix::io::write(&stderr, line.as_bytes()).ok();
     }
-    // `_exit`: exit handlers and buffers belong to threads that still run.
-    signal_hook::low_level::exit(UNCHANGED)
+}
+
+/// The end of the program's work, with this exit code. A signal that came while a result was being
+/// published ends it now; without one this does nothing.
+pub fn end_of_work(code: u8) {
+    if let Some(signal) = state().stopped {
+        say(&format!(
+            "declone: {} came while the result was written, which was finished first: exit code {code}\n",
+            signal.name()
+        ));
+        signal.end();
+    }
 }
 
 /// A time in which signals are remembered but do not stop the program: the result is being
@@ -148,9 +185,9 @@ impl Hold {
         let mut state = state();
         state.holds = state.holds.saturating_sub(1);
         if state.holds == 0
-            && let Some(name) = state.stopped
+            && let Some(signal) = state.stopped
         {
-            end(&state, name);
+            end(&state, signal);
         }
     }
 }
@@ -158,7 +195,7 @@ impl Hold {
 /// Name of the first signal that arrived during a [`Hold`], if any.
 #[must_use]
 pub fn stopped_by() -> Option<&'static str> {
-    state().stopped
+    state().stopped.map(Signal::name)
 }
 
 /// A temporary file that is removed if a signal ends the program. Dropping this, or
@@ -245,9 +282,9 @@ mod tests {
         let before = state().holds;
         let _kept = hold();
         assert!(state().holds > before);
-        arrived("SIGTERM");
+        arrived(Signal(SIGTERM));
         assert_eq!(stopped_by(), Some("SIGTERM"));
-        arrived("SIGINT");
+        arrived(Signal(SIGINT));
         assert_eq!(stopped_by(), Some("SIGTERM"), "the first is told");
     }
 }

@@ -17,4 +17,4 @@ mod report_file;
 pub mod stage;
 pub mod undo;
 
-pub use report_file::{check_report, write_report};
+pub use report_file::{Intent, check_report, read_intent, write_intent, write_report};

@@ -5,25 +5,32 @@
 //! that allows no new file, or that is a mount point of its own.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{File, Metadata, OpenOptions},
     io::{ErrorKind, Read, Write},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+        },
     },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Uid},
+    fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid},
     io::Errno,
+    process::Pid,
 };
 
-use super::interrupt;
+use super::interrupt::{self, Scratch};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes of the report's name that the temporary name repeats; a file name may have 255.
 const NAME_SHOWN: usize = 200;
+/// Longest intent read.
+const MAX_INTENT: u64 = 1 << 30;
 /// Most links followed from a name; Linux follows as many.
 const MAX_LINKS: usize = 40;
 
@@ -126,26 +133,34 @@ fn refuse_precious(path: &Path, meta: &Metadata, precious: &[PathBuf]) -> Result
     }
 }
 
-/// Makes a file of this name and takes it away again: the only way to know that it can be made, and that
-/// it is no other spelling of a name that somebody else is about to make.
+/// Makes a temporary file beside the name and takes it away again: the only way to know that one can be
+/// made there. The name itself is not made: a run that is killed must not leave an empty report. That it
+/// is no other spelling of a name that somebody else is about to make is seen by the names.
 fn try_name(path: &Path, precious: &[PathBuf]) -> Result<()> {
-    let hold = interrupt::hold();
-    let made = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|file| file.metadata());
-    let judged = match made {
-        Ok(meta) => {
-            let judged = refuse_precious(path, &meta, precious);
-            let gone = rustix::fs::unlink(path).map_err(std::io::Error::from);
-            judged.and(gone.map_err(|e| Error::io(title(path), &e)))
-        }
-        Err(e) => Err(Error::io(title(path), &e)),
+    let failed = |e: &std::io::Error| Error::io(title(path), e);
+    if precious.iter().any(|other| is_spelling(path, other)) {
+        return Err(usage(
+            path,
+            "a file of its own expected, it is the image or another result",
+        ));
+    }
+    let (dir, name) = directory_of(path).map_err(|e| failed(&e))?;
+    let (_, temporary, scratch) = temporary(&dir, &name).map_err(|e| failed(&e))?;
+    let gone = rustix::fs::unlinkat(&dir, &temporary, AtFlags::empty());
+    drop(scratch);
+    gone.map_err(|e| failed(&e.into()))
+}
+
+/// Whether both name the same file, which is not there yet, on a file system that minds the case of
+/// letters or on one that does not.
+fn is_spelling(one: &Path, other: &Path) -> bool {
+    let at = |path: &Path| {
+        let (above, name) = (directory_above(path), path.file_name()?);
+        let meta = std::fs::metadata(above).ok()?;
+        let name = name.to_string_lossy().to_lowercase();
+        Some((meta.dev(), meta.ino(), name))
     };
-    hold.release();
-    judged
+    !other.exists() && at(one).is_some_and(|at_one| at(other) == Some(at_one))
 }
 
 /// Whether a name leads to an open descriptor (`/dev/stdout`, `/dev/fd/63`): what is behind it belongs to
@@ -185,34 +200,50 @@ fn cannot_be_replaced(error: &std::io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|e| known.contains(&e))
 }
 
-/// Writes it beside the name, then gives it the name.
-fn replace(at: &Path, bytes: &[u8], old: Option<&Metadata>) -> std::io::Result<()> {
+fn directory_above(at: &Path) -> &Path {
+    match at.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    }
+}
+
+/// The directory of a name, and the name there.
+fn directory_of(at: &Path) -> std::io::Result<(OwnedFd, OsString)> {
     let name = at
         .file_name()
         .ok_or_else(|| std::io::Error::from(ErrorKind::InvalidInput))?;
-    let above = match at.parent() {
-        Some(above) if !above.as_os_str().is_empty() => above,
-        _ => Path::new("."),
-    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(above, flags, Mode::empty())?;
+    let dir = rustix::fs::open(directory_above(at), flags, Mode::empty())?;
+    Ok((dir, name.to_owned()))
+}
+
+/// How the names of temporary files for this name begin.
+fn prefix(name: &OsStr) -> String {
     let shown = String::from_utf8_lossy(name.as_bytes());
-    let start = &shown[..shown.floor_char_boundary(NAME_SHOWN)];
+    let start = shown.get(..shown.floor_char_boundary(NAME_SHOWN));
+    format!(".{}.declone-", start.unwrap_or_default())
+}
+
+/// A new temporary file for this name. It is locked while its maker lives.
+fn temporary(dir: &OwnedFd, name: &OsStr) -> std::io::Result<(File, String, Scratch)> {
+    let prefix = prefix(name);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut attempt = 0;
-    let (file, temporary, scratch) = loop {
-        let temporary = format!(".{start}.declone-{}-{attempt}.tmp", std::process::id());
+    loop {
+        let temporary = format!("{prefix}{}-{attempt}.tmp", std::process::id());
         // No signal between the file's creation and its registration.
         let hold = interrupt::hold();
-        let made = rustix::io::fcntl_dupfd_cloexec(&dir, 0).and_then(|own| {
+        let made = rustix::io::fcntl_dupfd_cloexec(dir, 0).and_then(|own| {
             let mode = Mode::RUSR | Mode::WUSR;
-            Ok((rustix::fs::openat(&dir, &temporary, flags, mode)?, own))
+            Ok((rustix::fs::openat(dir, &temporary, flags, mode)?, own))
         });
         match made {
             Ok((fd, own)) => {
                 let scratch = interrupt::scratch(own, temporary.clone());
                 hold.release();
-                break (File::from(fd), temporary, scratch);
+                // Where there are no locks, the number of the process has to do.
+                rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).ok();
+                return Ok((File::from(fd), temporary, scratch));
             }
             Err(e) => {
                 hold.release();
@@ -222,9 +253,47 @@ fn replace(at: &Path, bytes: &[u8], old: Option<&Metadata>) -> std::io::Result<(
                 attempt += 1;
             }
         }
+    }
+}
+
+/// Removes the temporary files of runs that were killed: they hold the identity.
+fn sweep(dir: &OwnedFd, name: &OsStr) {
+    let prefix = prefix(name);
+    let Ok(entries) = rustix::fs::Dir::read_from(dir) else {
+        return;
     };
+    for entry in entries.flatten() {
+        let Ok(found) = entry.file_name().to_str() else {
+            continue;
+        };
+        let maker = found
+            .strip_prefix(&prefix)
+            .and_then(|rest| rest.strip_suffix(".tmp"))
+            .and_then(|rest| rest.split_once('-'))
+            .filter(|(_, attempt)| attempt.parse::<u32>().is_ok())
+            .and_then(|(pid, _)| Pid::from_raw(pid.parse().ok()?));
+        let Some(maker) = maker else {
+            continue;
+        };
+        let is_dead = rustix::process::test_kill_process(maker) == Err(Errno::SRCH);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if is_dead
+            && let Ok(fd) = rustix::fs::openat(dir, found, flags, Mode::empty())
+            && rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)
+                != Err(Errno::WOULDBLOCK)
+        {
+            rustix::fs::unlinkat(dir, found, AtFlags::empty()).ok();
+        }
+    }
+}
+
+/// Writes it beside the name, then gives it the name.
+fn replace(at: &Path, bytes: &[u8], old: Option<&Metadata>) -> std::io::Result<()> {
+    let (dir, name) = directory_of(at)?;
+    sweep(&dir, &name);
+    let (file, temporary, scratch) = temporary(&dir, &name)?;
     let done = fill(&file, bytes, old).and_then(|()| {
-        rustix::fs::renameat(&dir, &temporary, &dir, name)?;
+        rustix::fs::renameat(&dir, &temporary, &dir, &name)?;
         Ok(())
     });
     if done.is_err() {
@@ -235,6 +304,91 @@ fn replace(at: &Path, bytes: &[u8], old: Option<&Metadata>) -> std::io::Result<(
     // The report is whole under either name; a file system without this has its own order.
     rustix::fs::fsync(&dir).ok();
     Ok(())
+}
+
+/// What a clean in place is about to remove, beside the report that will tell it: see [`write_intent`].
+fn intent_of(report: &Path) -> PathBuf {
+    let at = std::fs::canonicalize(report).unwrap_or_else(|_| report.to_path_buf());
+    let mut name = at.file_name().unwrap_or_default().to_os_string();
+    name.push(".intent");
+    at.with_file_name(name)
+}
+
+/// An intent that lies beside its report. A signal that ends the program removes it, as the image is
+/// unchanged then.
+#[derive(Debug)]
+pub struct Intent {
+    path: PathBuf,
+    _scratch: Option<Scratch>,
+}
+
+/// Writes durably what the report will be, before the image changes: a run that is killed after the
+/// change cannot write it any more, and what the image held is gone. `None` where nothing can lie beside
+/// the report: it is a pipe or a terminal. Another image's intent is not replaced.
+pub fn write_intent(report: &Path, bytes: &[u8]) -> Result<Option<Intent>> {
+    let failed = |e: &std::io::Error| Error::io(format!("{}: what it will be", title(report)), e);
+    if !matches!(place(report, &[])?, Place::File(..)) {
+        return Ok(None);
+    }
+    let path = intent_of(report);
+    if path.exists() {
+        return Err(Error::refused(format!(
+            "{}: what another clean was about to remove lies beside it",
+            title(report)
+        ))
+        .advise("run that clean again with this report, or choose another name for the report of this one"));
+    }
+    let hold = interrupt::hold();
+    let made = replace(&path, bytes, None).and_then(|()| {
+        let (dir, name) = directory_of(&path)?;
+        Ok(interrupt::scratch(dir, name.to_string_lossy().into_owned()))
+    });
+    hold.release();
+    match made {
+        Ok(scratch) => Ok(Some(Intent {
+            path,
+            _scratch: Some(scratch),
+        })),
+        Err(e) => {
+            Err(failed(&e).advise("the image is as it was; choose a report that can be written"))
+        }
+    }
+}
+
+/// The intent beside a report, if an earlier run left one.
+pub fn read_intent(report: &Path) -> Result<Option<(Intent, Vec<u8>)>> {
+    let path = intent_of(report);
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(&path);
+    let mut bytes = Vec::new();
+    let read = file.and_then(|file| match file.metadata()?.is_file() {
+        true => file.take(MAX_INTENT).read_to_end(&mut bytes),
+        false => Err(ErrorKind::InvalidInput.into()),
+    });
+    match read {
+        Ok(_) => Ok(Some((
+            Intent {
+                path,
+                _scratch: None,
+            },
+            bytes,
+        ))),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format!("{}: what it will be", title(report)), &e)),
+    }
+}
+
+impl Intent {
+    /// The report is there, or nothing was changed: it is not needed any more.
+    pub fn remove(self) {
+        if let Ok((dir, name)) = directory_of(&self.path) {
+            rustix::fs::unlinkat(&dir, &name, AtFlags::empty()).ok();
+            rustix::fs::fsync(&dir).ok();
+        }
+    }
 }
 
 fn fill(mut file: &File, bytes: &[u8], old: Option<&Metadata>) -> std::io::Result<()> {

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, ops::Range, path::Path, sync::Arc};
 
 use super::{
-    CleanArgs, facts,
+    CleanArgs, evidence, facts,
     place::{self, Writable},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     image::{self, Content, Image, Options},
     plan::{self, Plan},
     report::{
-        Done, ImageFacts, ImageReport, NO_WINDOWS, PatchFacts, RemovalFacts, Searched,
+        Done, ImageFacts, ImageReport, NO_WINDOWS, PatchFacts, Phase, RemovalFacts, Searched,
         verdict::Terms,
     },
     rules::Rule,
@@ -69,6 +69,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         }
         image.gather(&options)?;
         let host = image.host.clone();
+        if !args.dry_run && evidence::resume(&common.voice, Some(&asked(args)), &host, report)? {
+            return Ok(());
+        }
         writable = Some(image);
         host
     } else {
@@ -202,7 +205,10 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         done.patches = place::patches(&host, &change);
         done.in_place = true;
         if !change.is_empty() {
-            write_in_place(image, &change, args, &mut done, report)?;
+            for page in &mut done.patches {
+                page.disk_offset = places.disk_offset(page.at);
+            }
+            done = write_in_place(image, &change, (args, rules), done, report)?;
         }
         if common.hash.is_some() {
             match place::digest_of(&host, &bar) {
@@ -254,6 +260,24 @@ pub(super) fn say_no_windows(report: &mut ImageReport, terms: &Terms, rules: &[R
     report.add_no_windows();
     report.result = "no_windows";
     report.exit_code = NO_WINDOWS;
+}
+
+/// What decides which changes a clean makes, and what is said of them.
+fn asked(args: &CleanArgs) -> String {
+    let common = &args.common;
+    format!(
+        "{:?}",
+        (
+            &common.rules,
+            &common.format,
+            common.partition,
+            common.image_index,
+            args.quick,
+            args.accept_dirty,
+            args.waived(),
+            &common.accepted,
+        )
+    )
 }
 
 /// What is cleaned.
@@ -360,22 +384,37 @@ fn patch_facts(
         .collect()
 }
 
-/// Changes the image itself: undo file, journal, pages, in that order.
+/// Changes the image itself: what the report will be, undo file, journal, pages, in that order.
 fn write_in_place(
     image: &mut Writable,
     change: &Change,
-    args: &CleanArgs,
-    done: &mut Done,
+    (args, rules): (&CleanArgs, &[Rule]),
+    mut done: Done,
     report: &mut ImageReport,
-) -> Result<()> {
-    image.commit(change, args.undo.as_deref(), report)?;
+) -> Result<Done> {
+    let before = report.result;
+    report.result = "cleaned";
     done.written = true;
     done.undo = args
         .undo
         .as_ref()
         .map(|path| crate::text::escape(&path.display().to_string()));
+    report.done = Some(done);
+    let (voice, host) = (&args.common.voice, image.host.clone());
+    let promise = evidence::promise(voice, &asked(args), &host, change, rules, report);
+    let done = report.done.take().unwrap_or_default();
+    report.result = before;
+    let promise = promise?;
+    if let Err(error) = image.commit(change, args.undo.as_deref(), report) {
+        if report.phase == Phase::Untouched
+            && let Some(promise) = promise
+        {
+            promise.remove();
+        }
+        return Err(error);
+    }
     report.result = "cleaned";
-    Ok(())
+    Ok(done)
 }
 
 /// How the cleaned copy is made.

@@ -10,7 +10,7 @@
 //! - **An image is no clone of itself**: two systems of one computer share what belongs to the computer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Write as _,
     path::Path,
 };
@@ -18,7 +18,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Common, CompareArgs, scan};
+use super::{Common, CompareArgs, exit_code, scan, voice::complain};
 use crate::{
     error::{Error, Kind, Result},
     plan::tokens::guids_in,
@@ -272,7 +272,7 @@ mod document {
 struct Report {
     #[serde(default)]
     redacted: bool,
-    images: Vec<document::Image>,
+    images: Vec<serde_json::Value>,
 }
 
 pub(super) fn run(
@@ -284,9 +284,18 @@ pub(super) fn run(
         .iter()
         .filter_map(|rule| Some((rule.id.as_str(), rule.identity.as_deref()?)))
         .collect();
-    let mut images = Vec::new();
+    let (mut images, mut seen) = (Vec::new(), HashSet::new());
     for path in inputs {
-        images.extend(look(path, &args.common, rules, &known)?);
+        match look(path, &args.common, rules, &known, &mut seen) {
+            Ok(some) => images.extend(some),
+            // One report that cannot be read does not keep the others from being compared.
+            Err(error) => images.push(Compared {
+                path: escape(&path.display().to_string()),
+                exit_code: exit_code(error.kind()),
+                errors: vec![escape(error.what())],
+                ..Compared::default()
+            }),
+        }
     }
     let groups = group(&images);
     let worst = images.iter().map(|image| image.exit_code).max();
@@ -365,6 +374,7 @@ fn look(
     common: &Common,
     rules: &[Rule],
     known: &HashMap<&str, &str>,
+    seen: &mut HashSet<String>,
 ) -> Result<Vec<Compared>> {
     if let Some(report) = read_report(path)? {
         let shown = escape(&path.display().to_string());
@@ -374,7 +384,19 @@ fn look(
             ))
             .advise("compare the image itself, or a report made without --redact"));
         }
-        let images = report.images.into_iter().map(|image| {
+        let new = report.images.into_iter().filter(|image| {
+            let new = seen.insert(told(image));
+            if !new {
+                complain(&format!(
+                    "report {shown}: an image that was compared already, taken once"
+                ));
+            }
+            new
+        });
+        let images: std::result::Result<Vec<document::Image>, _> =
+            new.map(serde_json::from_value).collect();
+        let images = images.map_err(|e| no_report(&shown, &e))?;
+        let images = images.into_iter().map(|image| {
             let path = match image.path.as_str() {
                 "" => shown.clone(),
                 // It was escaped when it was written, by whoever wrote the report.
@@ -426,15 +448,27 @@ fn read_report(path: &Path) -> Result<Option<Report>> {
     }
     file.read_to_end(&mut bytes)
         .map_err(|e| Error::io(format!("report {shown}"), &e))?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-        Error::new(
-            Kind::Malformed,
-            format!(
-                "report {shown}: JSON with a list of images expected: {}",
-                escape(&e.to_string())
-            ),
-        )
-    })
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| no_report(&shown, &e))
+}
+
+fn no_report(shown: &str, e: &serde_json::Error) -> Error {
+    Error::new(
+        Kind::Malformed,
+        format!(
+            "report {shown}: JSON with a list of images expected: {}",
+            escape(&e.to_string())
+        ),
+    )
+}
+
+/// What makes two results those of one image: its path, and every place in which anything was found.
+/// Less would take clones of one master for one image.
+fn told(image: &serde_json::Value) -> String {
+    let fields = ["path", "image", "volumes", "machines", "findings"];
+    let all: Vec<String> = fields.iter().map(|name| image[*name].to_string()).collect();
+    all.join("\n")
 }
 
 fn compared(path: String, image: &document::Image, known: &HashMap<&str, &str>) -> Compared {

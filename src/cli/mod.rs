@@ -23,6 +23,7 @@ use crate::{
 mod clean;
 mod compare;
 mod directory;
+mod evidence;
 mod facts;
 mod fleet;
 mod pages;

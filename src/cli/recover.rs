@@ -38,6 +38,7 @@ pub(super) fn run(args: &RecoverArgs, report: &mut ImageReport) -> Result<()> {
                 .map(|change| place::done(&image.host, change));
         }
     }
+    super::evidence::resume(&args.voice, None, &image.host, report)?;
     Ok(())
 }
 

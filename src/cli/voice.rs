@@ -9,10 +9,13 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 
-use super::compare::{self, Comparison};
+use super::{
+    compare::{self, Comparison},
+    evidence,
+};
 use crate::{
     error::{Error, Kind, Result},
-    report::{Document, ImageReport, Phase, html, redact, redact::Redactor, schema, text},
+    report::{Document, Earlier, ImageReport, Phase, html, redact, redact::Redactor, schema, text},
     rules::Rule,
     text::escape,
 };
@@ -66,8 +69,32 @@ impl Voice {
         self.quiet || self.to_stdout()
     }
 
-    fn json_file(&self) -> Option<&Path> {
+    pub(super) fn json_file(&self) -> Option<&Path> {
         self.json.as_deref().filter(|path| *path != Path::new("-"))
+    }
+
+    /// Whether marks stand in the place of what the image held: then there is nothing to be kept.
+    pub(super) fn redacts(&self) -> bool {
+        self.redact
+    }
+
+    /// What a run will tell of this image, for whoever has to tell it in its place.
+    pub(super) fn earlier(&self, report: &ImageReport, rules: &[Rule]) -> Result<Earlier> {
+        let broken = |e: &dyn std::fmt::Display| Error::internal(format!("report: {e}"));
+        let document = Document {
+            declone: env!("CARGO_PKG_VERSION"),
+            schema: schema::VERSION,
+            exit_code: report.exit_code,
+            redacted: false,
+            time: self.time(),
+            images: std::slice::from_ref(report),
+        };
+        let mut json = redact::document_json(&document, None).map_err(|e| broken(&e))?;
+        let mut text = String::new();
+        text::write(&mut text, report, rules).map_err(|e| broken(&e))?;
+        let page = (self.html.is_some()).then(|| html::images(&document, rules, None));
+        let image = json["images"][0].take();
+        Ok(Earlier { image, text, page })
     }
 
     /// The page must not replace the JSON either.
@@ -161,11 +188,21 @@ fn tell(
         images: reports,
     };
     if voice.json.is_some() {
-        let json = redact::document_json(&document, redactor).context("JSON")?;
+        let mut json = redact::document_json(&document, redactor).context("JSON")?;
+        tell_earlier(&mut json, document.images);
+        if let Some(path) = voice.json_file() {
+            evidence::keep(path, &mut json);
+        }
         voice.write_json(&json, precious, out)?;
+        evidence::fulfilled(voice, document.images);
     }
     if voice.html.is_some() {
-        voice.write_page(&html::images(&document, rules, redactor), precious)?;
+        let resumed = document.images.iter().find(|report| report.resumed);
+        let page = match resumed.and_then(|report| report.earlier.as_ref()?.page.as_ref()) {
+            Some(page) => page.clone(),
+            None => html::images(&document, rules, redactor),
+        };
+        voice.write_page(&page, precious)?;
     }
     let shown = |text: &str| match redactor {
         Some(redactor) => printable(&redactor.text(text)),
@@ -177,7 +214,15 @@ fn tell(
             if i > 0 {
                 all.push('\n');
             }
-            text::write(&mut all, report, rules).context("report")?;
+            match &report.earlier {
+                Some(earlier) if report.resumed => {
+                    all.push_str(&earlier.text);
+                    all.push_str(
+                        "An earlier run did this and was ended before it could tell it.\n",
+                    );
+                }
+                _ => text::write(&mut all, report, rules).context("report")?,
+            }
         }
         if let Some(time) = &document.time {
             all.push_str(&format!("At {time}.\n"));
@@ -189,6 +234,22 @@ fn tell(
         }
     }
     Ok(())
+}
+
+/// Puts what earlier runs did in the place of what this one did not do, or before what it did.
+fn tell_earlier(json: &mut serde_json::Value, reports: &[ImageReport]) {
+    let Some(images) = json
+        .get_mut("images")
+        .and_then(serde_json::Value::as_array_mut)
+    else {
+        return;
+    };
+    for (number, report) in reports.iter().enumerate().rev() {
+        if let Some(earlier) = &report.earlier {
+            let end = number + usize::from(report.resumed);
+            images.splice(number..end, [earlier.image.clone()]);
+        }
+    }
 }
 
 /// Tells a comparison.

@@ -171,6 +171,7 @@ pub(super) fn refused(shown: &str, expected: &str, who: &Holders) -> Error {
         "image {shown}: {expected} expected, it is in use by {}",
         who.names()
     ))
+    .passing()
     .advise(who.advice())
 }
 
@@ -232,6 +233,7 @@ impl Lease {
             "image {}: exclusive use expected until it is written, {who} wants to {wanted} it",
             self.shown
         ))
+        .passing()
         .advise("end that program, then run declone again"))
     }
 }

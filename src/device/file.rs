@@ -242,6 +242,7 @@ impl HostFile {
             "image {shown}: another program is writing it: {}",
             found.names()
         ))
+        .passing()
         .advise("wait until it has finished"))
     }
 
@@ -287,6 +288,7 @@ impl HostFile {
             "image: the time of its last write unchanged expected, found another: it was written \
              while it was read",
         )
+        .passing()
         .advise("make sure that no other program writes to it, then try again"))
     }
 
@@ -478,6 +480,7 @@ fn opening_failed(e: &io::Error, real: &Path, shown: &str) -> Error {
         "image {shown}: another program is writing it: {}",
         found.names()
     ))
+    .passing()
     .advise("wait until it has finished")
 }
 

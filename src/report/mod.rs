@@ -38,6 +38,12 @@ pub struct ImageReport {
     /// Whether the image itself was being, or was, written.
     #[serde(skip)]
     pub phase: Phase,
+    /// Whether an earlier run did this and was ended before it could tell: what stands here is what it
+    /// had written down before it changed the image.
+    pub resumed: bool,
+    /// That run's result.
+    #[serde(skip)]
+    pub earlier: Option<Earlier>,
     /// What happened before the verb's own work, and what is uncertain.
     pub remarks: Vec<String>,
     /// The exit code this image stands for.
@@ -96,6 +102,17 @@ impl ImageReport {
             false => "run `declone recover`",
         }
     }
+}
+
+/// What a run wrote down before it changed the image.
+#[derive(Debug, Default, Serialize, serde::Deserialize)]
+pub struct Earlier {
+    /// Its result, as JSON shows it.
+    pub image: serde_json::Value,
+    /// As text.
+    pub text: String,
+    /// As a page, if one was wanted.
+    pub page: Option<String>,
 }
 
 /// How far the image itself was written; decides what an exit code may promise.
@@ -349,6 +366,9 @@ pub struct ErrorFacts {
     pub trail: Vec<Place>,
     /// What to do.
     pub advice: Option<String>,
+    /// Whether the same command may succeed later: the image was in use, the host could not read or
+    /// write, room was missing. False: never, as long as the image is what it is.
+    pub retry: bool,
 }
 
 impl From<&Error> for ErrorFacts {
@@ -358,6 +378,7 @@ impl From<&Error> for ErrorFacts {
             what: error.what().to_owned(),
             trail: error.trail().to_vec(),
             advice: error.advice().map(str::to_owned),
+            retry: error.may_pass(),
         }
     }
 }
