@@ -117,7 +117,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let overlay = Arc::new(Overlay::new(base.clone()));
     let mut done = Done::default();
     let mut edited = false;
-    if plan.has_edits() || args.prove {
+    if plan.has_edits() || args.prove || is_archive {
         let mut clean = Clean {
             base: &base,
             before: &before,
@@ -639,7 +639,7 @@ impl Clean<'_> {
             let mut obstacles = self.plan.volumes.iter().flat_map(|part| &part.obstacles);
             let minded =
                 obstacles.find(|obstacle| !self.waived.iter().any(|(id, _)| *id == obstacle.id));
-            written = writer.write(prove && minded.is_none())?;
+            written = writer.write(minded.is_none())?;
             self.report.remarks.append(&mut written.remarks);
             if written.scrubbed {
                 done.wiped
@@ -707,8 +707,9 @@ impl Clean<'_> {
         fail_on(&problems)?;
         done.witnesses = seen.witnesses;
         done.witnesses.extend(witnesses);
+        seen.loose.extend(residue::unreferenced(&target)?);
         seen.residues.append(&mut seen.loose);
-        let more = seen.residues.len().saturating_sub(MAX_LISTED);
+        let more = seen.residues.len().saturating_sub(MAX_LISTED) as u64 + seen.unlisted;
         if more > 0 {
             self.report.not_scanned.push(plan::NotScanned::new(
                 UnseenClass::Unsearched,
@@ -756,6 +757,7 @@ impl Clean<'_> {
             if raw.hit_count > raw.hits.len() as u64 {
                 return Err(verify::too_many_hits());
             }
+            seen.unlisted = raw.unlisted();
             seen.searched
                 .push(("every data extent of the file".to_owned(), raw.searched));
             if raw.contents > 0 {

@@ -86,6 +86,9 @@ const RAW: &str = "raw";
 const SAY_RAW: &str =
     "if this is a raw disk that happens to begin or end like that, say --format raw";
 
+/// Its magic is right, and something behind it is not.
+const DAMAGED: &str = "the image file is damaged, or was not copied whole: take another copy of it";
+
 /// A format an image file can have.
 #[derive(Debug)]
 pub struct Format {
@@ -446,7 +449,15 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
         near,
         chain: &[],
     };
+    // What begins like this format and holds no raw disk's table is this format, and damaged.
+    let looks_raw = (raw::FORMAT.probe)(&edges).is_some();
     let unless_raw = |error: Error| match (forced, error.advice(), error.kind()) {
+        (None, None, Kind::Malformed) if looks_raw => error.advise(format!("{DAMAGED}; {SAY_RAW}")),
+        (None, None, Kind::Malformed) => error.advise(DAMAGED),
+        (None, Some(advice), Kind::Malformed) if !looks_raw => {
+            let both = format!("{DAMAGED}: {advice}");
+            error.advise(both)
+        }
         (None, None, _) => error.advise(SAY_RAW),
         (None, Some(advice), Kind::Malformed | Kind::Unsupported) => {
             let both = format!("{advice}; {SAY_RAW}");
