@@ -454,6 +454,12 @@ pub trait FileTree: fmt::Debug + Send + Sync {
         )))
     }
 
+    /// Contents that are not what the volume's own check says of them: whose, and what is wrong. Reads
+    /// all that has such a check.
+    fn wrong_contents(&self) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
+
     /// Shows the contents of every file whose bytes the image file holds in another form (compressed),
     /// each contents once, and the tree's own records. No bytes are shown where a search of the image
     /// file sees them. `tail` bytes of a piece come again in front of the next one. Says how many bytes

@@ -316,6 +316,12 @@ fn only_a_cleanly_dismounted_log_is_accepted() {
         let mut late = whole(0xFF);
         late.push((at + 0x5000, b"RCRD".to_vec()));
         assert_eq!(dirty(&late), ["log-not-clean"], "{name}");
+        // A clone of the metadata alone has zeros where nobody looked.
+        let mut cloned = whole(0xFF);
+        cloned.push((at + 0x5200, vec![0; 0x200]));
+        assert_eq!(dirty(&cloned), no, "{name}");
+        cloned.push((at + 0x4000, vec![0; 0x200]));
+        assert_eq!(dirty(&cloned), ["log-not-clean"], "{name}");
         if &page != b"RSTR" {
             return;
         }

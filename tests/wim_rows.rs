@@ -12,7 +12,7 @@
 //! | 11 | `wim::what_must_not_be_written_is_refused_and_why`, here: `flags_that_forbid_are_waived_by_name_only` |
 //! | 12-14 | `wim::links_names_streams_and_reparse_points`, `wim_judges::what_windows_keeps_in_a_volume_stays_in_its_capture` |
 //! | 15 | `wim::a_cleaned_hive_that_is_there_already_is_not_stored_twice`, `wim_judges` (none) |
-//! | 16 | `wim::what_nothing_references_is_zeroed`, `wim_judges::archives_of_wimlib_with_a_history`, here: `stale_bytes_go_with_prove_alone` |
+//! | 16 | `wim::what_nothing_references_is_zeroed`, `wim_judges::archives_of_wimlib_with_a_history`, here: `what_nothing_references_is_said_and_goes_with_every_clean` |
 //! | 17 | `wim::clean` (every archive a second time) |
 //! | 18 | hives keep their length: `wim::check` |
 //! | 19 | `wim_hostile::every_length` |
@@ -177,7 +177,7 @@ fn flags_that_forbid_are_waived_by_name_only() {
 }
 
 #[test]
-fn stale_bytes_go_with_prove_alone() {
+fn what_nothing_references_is_said_and_goes_with_every_clean() {
     let mut root = Node::directory("");
     root.add(HIVE, &HiveBuilder::new(5).build());
     root.add(r"\WINDOWS\notepad.exe", &uid());
@@ -193,16 +193,24 @@ fn stale_bytes_go_with_prove_alone() {
         let dir = scratch();
         let image = dir.path().join("a.wim");
         fs::write(&image, &file).unwrap();
-        let plain = ["clean", arg(&image), "--in-place"];
-        declone(&plain).exits(0);
-        assert!(fs::read(&image).unwrap() == file, "nothing without --prove");
         let left = "hold what nothing references";
-        let ran = declone(&["verify", arg(&image)]);
-        assert!(said(&ran).contains(left), "{}", said(&ran));
-        let prove = [&plain[..], &["--prove"]].concat();
-        let ran = declone(&prove);
+        for verb in ["scan", "verify"] {
+            let json = declone(&[verb, arg(&image), "--json", "-"]).json();
+            let residues = json["images"][0]["residues"].as_array().unwrap().clone();
+            let found: Vec<_> = residues
+                .iter()
+                .filter(|one| one["token"].as_str().unwrap().contains(left))
+                .collect();
+            assert_eq!(found.len(), 1, "{verb}: {residues:?}");
+            assert_eq!(found[0]["place"], "unreferenced");
+            assert!(found[0]["len"].as_u64().unwrap() > 5000);
+        }
+        declone(&["verify", arg(&image)]).exits(1);
+        let plain = ["clean", arg(&image), "--in-place"];
+        let ran = declone(&plain);
         let after = fs::read(&image).unwrap();
         if flags != 0 {
+            assert!(said(&ran).contains(left), "{}", said(&ran));
             assert!(after == file, "not one that must not be written");
             continue;
         }
@@ -213,13 +221,117 @@ fn stale_bytes_go_with_prove_alone() {
         assert_eq!(new.images, old.images);
         assert!(!holds(&after, &utf16("an old dentry")));
         assert!(!holds(&after, &utf16("Smsuid.dat\0")), "the old metadata");
-        declone(&prove).exits(0);
+        declone(&plain).exits(0);
         assert!(
             fs::read(&image).unwrap() == after,
             "nothing is written twice"
         );
-        let ran = declone(&["verify", arg(&image)]).exits(0);
-        assert!(!said(&ran).contains(left), "{}", said(&ran));
+        for verb in ["scan", "verify"] {
+            let ran = declone(&[verb, arg(&image)]).exits(0);
+            assert!(!said(&ran).contains(left), "{}", said(&ran));
+        }
+    }
+}
+
+/// A token in a live file that a clean does not touch is left, and no error.
+#[test]
+fn an_identity_in_a_live_file_of_a_solid_archive_is_left() {
+    let mut archive = Wim::new(vec![tree()]);
+    let log = format!("client {GUID} registered");
+    archive.images[0].add(r"\WINDOWS\Temp\setup.log", log.as_bytes());
+    archive.solid = Some(1 << 15);
+    let dir = scratch();
+    let (image, out, json) = (
+        dir.path().join("a.wim"),
+        dir.path().join("b.wim"),
+        dir.path().join("r.json"),
+    );
+    fs::write(&image, archive.build()).unwrap();
+    let ran = declone(&[
+        "clean",
+        arg(&image),
+        "-o",
+        arg(&out),
+        "--prove",
+        "--json",
+        arg(&json),
+    ]);
+    assert!(!said(&ran).contains("at most"), "{}", said(&ran));
+    assert!([0, 1].contains(&ran.code), "{}", said(&ran));
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let residues = report["images"][0]["residues"].as_array().unwrap().clone();
+    let mut owners = residues.iter().map(|one| one["owner"].as_str().unwrap());
+    assert!(
+        owners.any(|owner| owner.contains(r"\WINDOWS\Temp\setup.log")),
+        "{residues:?}"
+    );
+    let ran = declone(&["verify", arg(&out), "--against", arg(&json)]).exits(1);
+    assert!(said(&ran).contains("setup.log"), "{}", said(&ran));
+}
+
+/// Contents that lie in another archive, as those of a delta do: the name is seen, nothing is written,
+/// and nobody says that there was nothing.
+#[test]
+fn a_delta_is_refused_by_name() {
+    let file = Wim::new(vec![tree()]).build();
+    let gone = [machine::ini().into_bytes(), uid()];
+    for contents in gone {
+        let mut delta = file.clone();
+        let table = wim::place(&file, 0x30);
+        let mut entries = delta[table.at..table.at + table.size].to_vec();
+        let hash = wim::sha1(&contents);
+        let at = entries
+            .chunks(50)
+            .position(|entry| entry[30..] == hash)
+            .unwrap();
+        // Another hash: what the dentries name is not here.
+        entries[at * 50 + 30] ^= 0xFF;
+        delta[table.at..table.at + table.size].copy_from_slice(&entries);
+        let dir = scratch();
+        let image = dir.path().join("a.wim");
+        fs::write(&image, &delta).unwrap();
+        let json = declone(&["scan", arg(&image), "--json", "-"])
+            .exits(1)
+            .json();
+        let found = json["images"][0]["findings"].to_string().to_lowercase();
+        assert!(found.contains("smscfg.ini"), "{found}");
+        assert!(found.contains("smsuid.dat"), "{found}");
+        assert_ne!(
+            json["images"][0]["not_scanned"].as_array().unwrap().len(),
+            0
+        );
+        let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
+        assert!(said(&ran).contains("not in the archive"), "{}", said(&ran));
+        assert!(fs::read(&image).unwrap() == delta, "nothing was written");
+    }
+}
+
+/// Contents that are not what their hash says are named by their path.
+#[test]
+fn contents_with_another_hash_are_named() {
+    for solid in [None, Some(1 << 15)] {
+        let mut archive = Wim::new(vec![tree()]);
+        archive.solid = solid;
+        let mut file = archive.build();
+        let uid = uid();
+        let mut windows = file.windows(uid.len());
+        let at = windows.position(|window| *window == uid[..]).unwrap() + 30_000;
+        file[at] ^= 1;
+        let dir = scratch();
+        let image = dir.path().join("a.wim");
+        fs::write(&image, &file).unwrap();
+        let json = declone(&["verify", arg(&image), "--json", "-"])
+            .exits(1)
+            .json();
+        let unseen = json["images"][0]["not_scanned"].as_array().unwrap().clone();
+        let named = unseen.iter().any(|one| {
+            one["class"] == "damaged"
+                && one["path"]
+                    .as_str()
+                    .is_some_and(|path| path.contains("Smsuid.dat"))
+                && one["reason"].as_str().unwrap().contains("SHA-1")
+        });
+        assert!(named, "{unseen:?}");
     }
 }
 

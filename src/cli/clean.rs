@@ -139,7 +139,7 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let mut done = Done::default();
     let mut edited = false;
     let prove = !args.quick;
-    if plan.has_edits() || prove {
+    if plan.has_edits() || prove || is_archive {
         let mut clean = Clean {
             base: &base,
             before: &before,
@@ -192,6 +192,8 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     } else {
         "planned"
     };
+    // Before anything is written: what is written down of the run tells the same verdict.
+    report.settle_clean(&terms, rules);
     if args.dry_run {
         done.patches = patch_facts(
             disk.is_none().then_some(host.as_ref()),
@@ -250,7 +252,6 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         page.disk_offset = places.disk_offset(page.at);
     }
     report.done = Some(done);
-    report.settle_clean(&terms, rules);
     Ok(())
 }
 
@@ -706,7 +707,7 @@ impl Clean<'_> {
             let mut obstacles = self.plan.volumes.iter().flat_map(|part| &part.obstacles);
             let minded =
                 obstacles.find(|obstacle| !self.waived.iter().any(|(id, _)| *id == obstacle.id));
-            written = writer.write(prove && minded.is_none())?;
+            written = writer.write(minded.is_none())?;
             self.report.remarks.append(&mut written.remarks);
             if written.scrubbed {
                 done.wiped
@@ -774,8 +775,9 @@ impl Clean<'_> {
         fail_on(&problems)?;
         done.witnesses = seen.witnesses;
         done.witnesses.extend(witnesses);
+        seen.loose.extend(residue::unreferenced(&target)?);
         seen.residues.append(&mut seen.loose);
-        let more = seen.residues.len().saturating_sub(MAX_LISTED);
+        let more = seen.residues.len().saturating_sub(MAX_LISTED) as u64 + seen.unlisted;
         if more > 0 {
             self.report.not_scanned.push(plan::NotScanned::new(
                 UnseenClass::Unsearched,
@@ -823,6 +825,7 @@ impl Clean<'_> {
             if raw.hit_count > raw.hits.len() as u64 {
                 return Err(verify::too_many_hits());
             }
+            seen.unlisted = raw.unlisted();
             seen.searched
                 .push(("every data extent of the file".to_owned(), raw.searched));
             if raw.contents > 0 {

@@ -164,7 +164,7 @@ pub(super) fn verify(
         what: "contents of every file".into(),
         bytes: raw.contents,
     });
-    let more = raw.hit_count.saturating_sub(raw.residues.len() as u64);
+    let more = raw.unlisted();
     if more > 0 {
         report.not_scanned.push(NotScanned::new(
             UnseenClass::Unsearched,

@@ -406,10 +406,10 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             let mut precious = args.common.precious(&[&args.image]);
             precious.extend(args.output.iter().chain(&args.undo).cloned());
             args.common.voice.check(&precious)?;
-            let mut report = guarded("clean", &args.image, |report| {
+            let report = guarded("clean", &args.image, |report| {
+                report.name_rules(&rules);
                 clean::run(args, &rules, report)
             });
-            report.name_rules(&rules);
             finish(&args.common.voice, vec![report], &rules, &precious, out)
         }
         Verb::Recover(args) => {

@@ -10,6 +10,7 @@ use crate::{
     plan::{self, Plan},
     report::{ErrorFacts, ImageReport, verdict::Terms},
     rules::Rule,
+    verify::residue,
 };
 
 /// Looks at one image; `crowded` if others are looked at meanwhile: then there is no progress.
@@ -60,6 +61,7 @@ fn scan(
         bar.tick(stage, done, total)
     })?;
     facts::fill(report, &image, &plan)?;
+    report.residues.extend(residue::unreferenced(&image)?);
     if common.hash.is_some()
         && let Some(facts) = &mut report.image
     {

@@ -64,24 +64,31 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
             bytes: raw.contents,
         });
     }
-    if raw.hit_count > raw.residues.len() as u64 {
+    if raw.unlisted() > 0 {
         report.not_scanned.push(plan::NotScanned::new(
             UnseenClass::Unsearched,
-            format!("{} more hits", raw.hit_count - raw.residues.len() as u64),
+            format!("{} more hits", raw.unlisted()),
             "only the first few thousand are listed with their owner",
         ));
     }
     report.residues = raw.residues;
-    place::name_residues(&host, &mut report.residues);
-    if let Some(writer) = &image.writer {
-        let left = writer.leftovers()?;
-        if left > 0 {
-            report.remarks.push(format!(
-                "{left} bytes of the archive hold what nothing references, left by an earlier change; \
-                 compressed, they are not searched: clean --prove makes them zeros"
-            ));
+    report.residues.extend(residue::unreferenced(&image)?);
+    for (volume, tree) in image
+        .volumes
+        .iter()
+        .filter_map(|volume| Some((volume, volume.tree()?)))
+    {
+        let wrong = tree.wrong_contents().map_err(|error| volume.climb(error))?;
+        for (whose, reason) in wrong {
+            let mut unseen = plan::NotScanned::new(UnseenClass::Damaged, whose.clone(), reason)
+                .remedy(
+                    "take another copy of the file: what stands there is not what was captured",
+                );
+            unseen.path = Some(whose);
+            report.not_scanned.push(unseen);
         }
     }
+    place::name_residues(&host, &mut report.residues);
     if common.hash.is_some() {
         let digest = place::digest_of(&host, &bar)?;
         if let Some(facts) = &mut report.image {

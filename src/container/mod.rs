@@ -94,6 +94,10 @@ const SAY_RAW: &str =
 const TO_RAW: &str =
     "clean the disk that it shows, into a raw file: declone clean IMAGE -o OUT --to raw";
 
+/// Its magic is right, and something behind it is not.
+const DAMAGED: &str =
+    "the image file is damaged, or was not copied whole: take another copy of it";
+
 /// A format an image file can have.
 #[derive(Debug)]
 pub struct Format {
@@ -471,6 +475,7 @@ pub fn open(host: Device, forced: Option<&str>, near: &Neighbours) -> Result<Ope
     };
     let ways = Ways {
         parts: parts::advice(near),
+        named: forced.is_none() && format.name != RAW,
         raw: forced.is_none() && format.name != RAW && (raw::FORMAT.probe)(&edges).is_some(),
     };
     let mut archive = None;
@@ -563,6 +568,8 @@ fn too_short(edges: &Edges) -> Error {
 struct Ways {
     /// It is a part of a split file.
     parts: Option<String>,
+    /// Its magic is that of a format: what contradicts the format is damage.
+    named: bool,
     /// It shows a raw disk as well.
     raw: bool,
 }
@@ -577,6 +584,8 @@ impl Ways {
         }
         let mut ways: Vec<String> = Vec::new();
         ways.extend(self.parts.clone().filter(|_| broken));
+        let damaged = self.named && ways.is_empty() && error.kind() == Kind::Malformed;
+        ways.extend(damaged.then(|| DAMAGED.to_owned()));
         ways.extend(told);
         ways.extend(self.raw.then(|| SAY_RAW.to_owned()));
         match ways.is_empty() {

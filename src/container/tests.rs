@@ -116,6 +116,9 @@ fn a_broken_vhd_is_named_wherever_its_footer_is() {
         let error = open_bytes(&image(&[(at, b"conectix")]), None).unwrap_err();
         assert_eq!(error.kind(), Kind::Malformed);
         assert!(error.what().starts_with("VHD footer: checksum"), "{error}");
+        let advice = error.advice().unwrap();
+        assert!(advice.contains("is damaged"), "{error}");
+        assert!(!advice.contains("--format raw"), "{error}");
         let disk = image(&[
             (0x1BE, &entry(0x80, 7, 63, 60)),
             SIGNATURE,

@@ -75,6 +75,8 @@ pub struct Verification {
     pub residues: Vec<Residue>,
     /// What was found where the image file holds contents in another form: there is no hit to wipe.
     pub loose: Vec<Residue>,
+    /// How many hits there are that are not listed.
+    pub unlisted: u64,
     /// What was searched, with the number of bytes.
     pub searched: Vec<(String, u64)>,
 }

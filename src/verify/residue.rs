@@ -98,12 +98,23 @@ pub struct Raw {
     pub residues: Vec<Residue>,
     /// How many hits there were, those beyond the limit included.
     pub hit_count: u64,
+    /// How many there were in contents, which have no place in the file and are not among `hits`.
+    pub content_count: u64,
     /// Bytes searched.
     pub searched: u64,
     /// Bytes of holes that were skipped.
     pub holes: u64,
     /// Bytes of contents that the file holds in another form, searched as they are.
     pub contents: u64,
+}
+
+impl Raw {
+    /// How many of what was found are not among `residues`.
+    #[must_use]
+    pub fn unlisted(&self) -> u64 {
+        let found = self.hit_count.saturating_add(self.content_count);
+        found.saturating_sub(self.residues.len() as u64)
+    }
 }
 
 /// Searches every data extent of the image file. The first `limit` hits get an owner.
@@ -159,6 +170,34 @@ pub fn raw(
     Ok(out)
 }
 
+/// What an archive holds and nothing in it references: an image or a file that another program deleted
+/// goes from the lists, and its contents stay.
+pub fn unreferenced(image: &Image) -> Result<Option<Residue>> {
+    let Some(writer) = &image.writer else {
+        return Ok(None);
+    };
+    let len = writer.leftovers()?;
+    let searched = match writer.is_plain() {
+        true => "not compressed: a search finds what it knows",
+        false => "compressed: no search sees what they hold",
+    };
+    Ok((len > 0).then(|| Residue {
+        token: format!(
+            "{len} bytes that hold what nothing references, left by an earlier change; {searched}"
+        ),
+        class: Class::Content,
+        place: Where::Unreferenced,
+        owner: "the archive".to_owned(),
+        partition: None,
+        volume_offset: None,
+        image_offset: None,
+        file: None,
+        file_offset: None,
+        len,
+        generic: false,
+    }))
+}
+
 /// Contents that the image file holds in another form. What is found there has no offset in the file
 /// and is no hit that could be wiped.
 fn search_contents(
@@ -187,7 +226,7 @@ fn search_contents(
             if !seen.insert((hit.offset, hit.token)) {
                 continue;
             }
-            out.hit_count += 1;
+            out.content_count += 1;
             if out.residues.len() < limit {
                 let token = &searcher.tokens()[hit.token];
                 out.residues.push(Residue {

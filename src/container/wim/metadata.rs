@@ -264,6 +264,23 @@ impl Metadata {
         names
     }
 
+    /// How many bytes are not zero where no dentry is: what deleted ones left.
+    pub(super) fn stale(&self) -> u64 {
+        let dirt = |bytes: Option<&[u8]>| {
+            let bytes = bytes.unwrap_or_default();
+            wide(bytes.iter().filter(|byte| **byte != 0).count())
+        };
+        let used = self.dentries.iter().map(|one| {
+            let end = one.at.saturating_add(one.total);
+            dirt(self.bytes.get(one.at..end))
+        });
+        let used = used.fold(
+            dirt(self.bytes.get(..self.security_len)),
+            u64::saturating_add,
+        );
+        dirt(Some(&self.bytes)).saturating_sub(used)
+    }
+
     /// The metadata without some dentries, and with other hashes in some places. What is kept keeps
     /// its bytes: only offsets of lists change.
     pub(super) fn rebuilt(

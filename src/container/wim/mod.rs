@@ -96,10 +96,16 @@ impl Writer {
         edit::write(&self.0, scrub)
     }
 
-    /// Bytes of the files that nothing references and that are not zero: contents, compressed or not,
-    /// that an earlier change left behind.
+    /// Bytes of the files that nothing references and that are not zero: contents and records, compressed
+    /// or not, that an earlier change left behind.
     pub fn leftovers(&self) -> Result<u64> {
         edit::leftovers(&self.0)
+    }
+
+    /// Whether nothing of it is compressed, so that a search of the file sees those bytes, too.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.0.file.method.is_none() && self.0.file.solids.is_empty()
     }
 
     /// Tells a file that was opened after that what is to be in it. What is read of it from now on is
@@ -386,7 +392,8 @@ fn open(source: &Source<'_>) -> Result<Archive> {
         ))
         .at("image offset", "0x60"));
     }
-    let obstacles = obstacles(&file, &xml, odd_xml.as_ref());
+    let mut obstacles = obstacles(&file, &xml, odd_xml.as_ref());
+    obstacles.extend(missing(&file, &trees));
     let abouts = xml.first().map(Xml::abouts).unwrap_or_default();
     let facts = Facts {
         kind: Some(kind_of(&file)),
@@ -525,6 +532,38 @@ fn obstacles(file: &File, xml: &[Xml], odd_xml: Option<&Error>) -> Vec<Obstacle>
         );
     }
     out
+}
+
+/// Files whose contents are in no part: a delta says only what became another.
+fn missing(file: &File, trees: &[Tree]) -> Option<Obstacle> {
+    let mut count = 0_u64;
+    let mut first = None;
+    for (image, tree) in trees.iter().enumerate() {
+        for (number, one) in tree.metadata.dentries.iter().enumerate() {
+            let mut streams = one.streams.iter();
+            let lacks =
+                streams.any(|one| one.hash != format::NO_HASH && file.blob(&one.hash).is_none());
+            if lacks {
+                count = count.saturating_add(1);
+                first.get_or_insert((image, number));
+            }
+        }
+    }
+    let (image, number) = first?;
+    let path = trees.get(image).map(|tree| tree.metadata.path(number));
+    let path = WinPath(path.unwrap_or_default());
+    Some(Obstacle {
+        id: "wim-contents",
+        what: format!(
+            "WIM: the contents of every file expected, those of {count} are not in the archive, first \
+             {path} of image {}",
+            image.saturating_add(1)
+        ),
+        advice:
+            "if it is a delta of another archive, make one of both: wimexport IMAGE all new.wim \
+                 --ref=BASE; else it is damaged: take another copy of it"
+                .to_owned(),
+    })
 }
 
 /// What counts a removal changes.

@@ -107,7 +107,12 @@ impl ImageTree {
             let above = tree.first.get(link.parent).copied().unwrap_or(0);
             parents.push(Self::id(tree, above));
         }
-        let data = self.data(one)?;
+        // Contents that the archive does not have lie in another file, as those of a delta do: the name
+        // counts all the same.
+        let (data, missing) = match self.data(one) {
+            Ok(data) => (data, false),
+            Err(_) => (None, true),
+        };
         Ok(FileEntry {
             id: Self::id(tree, first),
             listing: self.listing_of(tree, &numbers),
@@ -115,7 +120,10 @@ impl ImageTree {
             names,
             parents,
             len: data.map_or(0, |(_, len)| len),
-            storage: Self::storage(one, data),
+            storage: match missing {
+                true => Storage::Redirected(0),
+                false => Self::storage(one, data),
+            },
             is_directory: one.is_directory(),
             orphan: false,
         })
@@ -276,7 +284,8 @@ impl FileTree for ImageTree {
                     let path = WinPath(tree.metadata.path(number));
                     census.problems.push(format!("{path}: {error}"));
                 }
-            } else if named {
+            }
+            if named {
                 census.found.push(self.entry_of(number)?);
             }
         }
@@ -456,6 +465,10 @@ impl FileTree for ImageTree {
             .iter()
             .map(|_| Disposition::Left("a part of the archive that is in use".to_owned()))
             .collect())
+    }
+
+    fn wrong_contents(&self) -> Result<Vec<(String, String)>> {
+        super::edit::wrong_contents(&self.wim, self.index)
     }
 
     fn contents(&self, tail: usize, look: &mut dyn FnMut(Contents<'_>)) -> Result<u64> {

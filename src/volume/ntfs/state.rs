@@ -24,6 +24,9 @@ const FORBIDDING_FLAGS: u16 = volume_information::DIRTY
     | volume_information::CHKDSK_UNDERWAY
     | volume_information::CHKDSK_MODIFIED;
 
+/// Bytes of a block in which a reader of the log looks for something.
+const PROBE: usize = 512;
+
 /// Records that $MFTMirr repeats on every volume; Windows 10 does not maintain more.
 const MIRRORED: u64 = 4;
 
@@ -159,11 +162,13 @@ impl Ntfs {
             return Ok(());
         }
         self.read_stream(&stream, FileOffset(0), &mut head)?;
-        if head.iter().all(|byte| *byte == 0xFF) {
+        if head.starts_with(&[0xFF; PROBE]) {
             if let Some(at) = self.first_used_byte(&stream)? {
                 not_clean(
                     "log-not-clean",
-                    format!("0xff to the end of an empty log expected, found otherwise at {at:#x}"),
+                    format!(
+                        "0xff or zeros to the end of an empty log expected, found otherwise at {at:#x}"
+                    ),
                 );
             }
             return Ok(());
@@ -221,7 +226,8 @@ impl Ntfs {
         Ok(())
     }
 
-    /// Where the first byte other than 0xFF stands.
+    /// Where an empty log has anything else than whole blocks of 0xFF, or of zeros where no reader probes
+    /// it: a clone of the metadata alone keeps only what was read.
     fn first_used_byte(&self, stream: &Stream) -> Result<Option<u64>> {
         let mut buffer = vec![0; 1 << 20];
         let mut at = 0u64;
@@ -232,8 +238,16 @@ impl Ntfs {
                 break;
             };
             self.read_stream(stream, FileOffset(at), part)?;
-            if let Some(inside) = part.iter().position(|byte| *byte != 0xFF) {
-                return Ok(Some(at.saturating_add(wide(inside))));
+            for (block, start) in part.chunks(PROBE).zip((at..).step_by(PROBE)) {
+                // Readers look at the start, and wherever twice as far is.
+                let probed = start == 0 || start.is_power_of_two();
+                let first = match block.first() {
+                    Some(0) if !probed => 0,
+                    _ => 0xFF,
+                };
+                if let Some(inside) = block.iter().position(|byte| *byte != first) {
+                    return Ok(Some(start.saturating_add(wide(inside))));
+                }
             }
             at = at.saturating_add(wide(len));
         }

@@ -17,10 +17,13 @@ use super::{
     layout::gaps,
     solid,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// A resource up to this length is looked at when only one of its pages was touched.
 const SMALL: u64 = 1 << 20;
+
+/// Most contents that are named one by one.
+const MAX_WRONG: usize = 100;
 
 /// Bytes hashed in one go.
 const HASH_STEP: u64 = 4 << 20;
@@ -159,6 +162,41 @@ fn check_hashes(wim: &Wim, touched: &[Range<u64>], out: &mut Vec<String>) -> Res
         }
     }
     Ok(())
+}
+
+/// Contents whose hash is not the one that is listed: of which file, and what was found.
+pub(in super::super) fn wrong_contents(wim: &Wim, image: usize) -> Result<Vec<(String, String)>> {
+    let file = &wim.file;
+    let mut out = Vec::new();
+    if !wim.speaks(image) {
+        return Ok(out);
+    }
+    let mut order = Vec::new();
+    for (index, blob) in file.blobs.iter().enumerate() {
+        if !blob.is_metadata() && !blob.is_solid_resource() && file.has_part(blob) {
+            order.push((file.solid_of(index)?, index));
+        }
+    }
+    order.sort_unstable();
+    for (_, index) in order {
+        let Some(blob) = file.blobs.get(index) else {
+            continue;
+        };
+        let reason = match hash_of(file, index, blob) {
+            Ok(found) if found == blob.hash => continue,
+            Ok(found) => format!(
+                "contents with SHA-1 {} expected, found {}",
+                hex::encode(blob.hash),
+                hex::encode(found)
+            ),
+            Err(error) if error.kind() == Kind::Io => return Err(error),
+            Err(error) => error.to_string(),
+        };
+        if out.len() < MAX_WRONG {
+            out.push((wim.owner_of(index), reason));
+        }
+    }
+    Ok(out)
 }
 
 fn hash_of(file: &File, index: usize, blob: &Blob) -> Result<Hash> {

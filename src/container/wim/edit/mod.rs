@@ -28,7 +28,7 @@ mod integrity;
 mod layout;
 mod solid;
 
-pub(super) use check::problems;
+pub(super) use check::{problems, wrong_contents};
 use solid::Inside;
 
 /// Bytes compared and hashed in one go.
@@ -473,38 +473,30 @@ fn count_refs(wim: &Wim, edits: &[ImageEdit]) -> HashMap<Hash, u32> {
     refs
 }
 
-/// Whether anything is where nothing is referenced, or an entry that nothing needs.
-fn is_stale(wim: &Wim) -> Result<bool> {
+/// Bytes that nothing references and that are not zero: between the resources, in entries that nothing
+/// needs, between dentries, and in solid resources.
+pub(super) fn leftovers(wim: &Wim) -> Result<u64> {
     let file = &wim.file;
     let refs = count_refs(wim, &[]);
-    let idle = |blob: &Blob| {
-        blob.refs == 0
-            && !blob.is_solid_resource()
-            && (blob.is_metadata() || !refs.contains_key(&blob.hash))
-    };
-    if file.blobs.iter().any(idle) {
-        return Ok(true);
+    let mut found = 0_u64;
+    for blob in file.blobs.iter().filter(|blob| is_idle(blob, &refs)) {
+        // How they are compressed is their own affair: an entry of no bytes is none.
+        found = found.saturating_add(blob.resource.size);
     }
     for tree in &wim.trees {
-        if tree.metadata.rebuilt(&HashSet::new(), &[])? != tree.metadata.bytes {
-            return Ok(true);
-        }
+        found = found.saturating_add(tree.metadata.stale());
     }
     for gap in layout::gaps(file) {
-        if file.host_dirt(gap)? > 0 {
-            return Ok(true);
-        }
+        found = found.saturating_add(file.host_dirt(gap)?);
     }
-    solid::is_stale(file)
+    Ok(found.saturating_add(solid::stale(file)?))
 }
 
-/// Bytes where nothing is referenced that are not zero.
-pub(super) fn leftovers(wim: &Wim) -> Result<u64> {
-    let mut found = 0_u64;
-    for gap in layout::gaps(&wim.file) {
-        found = found.saturating_add(wim.file.host_dirt(gap)?);
-    }
-    Ok(found)
+/// Whether an entry of the blob table is one that nothing needs.
+fn is_idle(blob: &Blob, refs: &HashMap<Hash, u32>) -> bool {
+    blob.refs == 0
+        && !blob.is_solid_resource()
+        && (blob.is_metadata() || !refs.contains_key(&blob.hash))
 }
 
 /// Writes what is pending; says what of the old contents stays.
@@ -516,7 +508,7 @@ pub(super) fn write(wim: &Wim, scrub: bool) -> Result<Written> {
     for image in 0..wim.trees.len() {
         edits.extend(image_edit(wim, image, &pending, &renamed)?);
     }
-    let scrubbed = edits.is_empty() && scrub && wim.xml.is_some() && is_stale(wim)?;
+    let scrubbed = edits.is_empty() && scrub && wim.xml.is_some() && leftovers(wim)? > 0;
     if edits.is_empty() && !scrubbed {
         return Ok(Written::default());
     }

@@ -345,16 +345,15 @@ fn free(file: &File) -> Result<Vec<Vec<Range<u64>>>> {
         .collect())
 }
 
-/// Whether anything else than zeros is where nothing is.
-pub(super) fn is_stale(file: &File) -> Result<bool> {
+/// How many bytes are not zero where no contents are.
+pub(super) fn stale(file: &File) -> Result<u64> {
+    let mut found = 0_u64;
     for (free, solid) in free(file)?.into_iter().zip(&file.solids) {
         for range in free {
-            if file.count_dirty(&solid.chunks, range)? > 0 {
-                return Ok(true);
-            }
+            found = found.saturating_add(file.count_dirty(&solid.chunks, range)?);
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
 /// The chunks that a range of a solid resource's contents is in: number, place in the file.
