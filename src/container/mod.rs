@@ -95,8 +95,7 @@ const TO_RAW: &str =
     "clean the disk that it shows, into a raw file: declone clean IMAGE -o OUT --to raw";
 
 /// Its magic is right, and something behind it is not.
-const DAMAGED: &str =
-    "the image file is damaged, or was not copied whole: take another copy of it";
+const DAMAGED: &str = "the image file is damaged, or was not copied whole: take another copy of it";
 
 /// A format an image file can have.
 #[derive(Debug)]

@@ -444,7 +444,8 @@ fn plan_volume(
         } else {
             continue;
         };
-        part.not_scanned.push(unseen.remedy(obstacle.advice.clone()));
+        part.not_scanned
+            .push(unseen.remedy(obstacle.advice.clone()));
     }
     let found = windows::recognise(tree, &census)?;
     part.installations = found

@@ -270,6 +270,11 @@ fn trace(residue: &Residue) -> Left {
             LeftClass::Unreferenced,
             "`declone clean` zeroes what it may; take the rest into account (--accept unreferenced)",
         ),
+        Where::LeakedCluster => (
+            LeftClass::Unreferenced,
+            "the volume counts it as in use and no file has it: run chkdsk on the master, then capture it \
+             again; or take it into account (--accept unreferenced)",
+        ),
         Where::Outside => (
             LeftClass::Unreferenced,
             "no volume that declone reads has this place; take it into account (--accept unreferenced)",
