@@ -60,6 +60,7 @@ mod refuse;
 mod report;
 mod report_files;
 mod rules;
+mod rules_keys;
 mod run;
 mod sets;
 mod sets_copy;

@@ -50,14 +50,14 @@ struct Item {
 }
 
 /// What is planted, as a volume under construction.
-struct Scene {
-    software: HiveBuilder,
-    system: HiveBuilder,
-    volume: NtfsBuilder,
+pub struct Scene {
+    pub software: HiveBuilder,
+    pub system: HiveBuilder,
+    pub volume: NtfsBuilder,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut software = HiveBuilder::new(5);
         software
             .key(r"Microsoft\Windows\CurrentVersion")
@@ -106,7 +106,7 @@ impl Scene {
         }
     }
 
-    fn write(mut self, path: &Path) {
+    pub fn write(mut self, path: &Path) {
         self.volume.file(HIVE, self.software.build());
         self.volume
             .file(r"\WINDOWS\system32\config\SYSTEM", self.system.build());
@@ -116,13 +116,19 @@ impl Scene {
 
 /// A certificate as the registry stores it (MS-GPEF 2.2.1.1.1.1), with a mark where the DER would be.
 fn certificate(container: &str, mark: &str) -> Vec<u8> {
+    let provider = "Microsoft Strong Cryptographic Provider";
+    certificate_of(container, provider, [1, 0x20], mark)
+}
+
+/// As [`certificate`], with this provider and its type and flags.
+pub fn certificate_of(container: &str, provider: &str, kind: [u32; 2], mark: &str) -> Vec<u8> {
     let mut info = Vec::new();
-    let provider = 28 + put::utf16z(container).len();
-    for dword in [28, u32::try_from(provider).unwrap(), 1, 0x20, 0, 0, 1] {
+    let at = 28 + put::utf16z(container).len();
+    for dword in [28, u32::try_from(at).unwrap(), kind[0], kind[1], 0, 0, 1] {
         info.extend(dword.to_le_bytes());
     }
     info.extend(put::utf16z(container));
-    info.extend(put::utf16z("Microsoft Strong Cryptographic Provider"));
+    info.extend(put::utf16z(provider));
     let mut blob = Vec::new();
     for (id, value) in [(3_u32, vec![0xAB; 20]), (2, info), (32, put::utf16(mark))] {
         blob.extend(id.to_le_bytes());
@@ -134,7 +140,7 @@ fn certificate(container: &str, mark: &str) -> Vec<u8> {
 }
 
 /// A private key file: ten dwords, the container's name, and a mark for the key.
-fn key_file(container: &str, mark: &str) -> Vec<u8> {
+pub fn key_file(container: &str, mark: &str) -> Vec<u8> {
     let len = u32::try_from(container.len() + 1).unwrap();
     let mut file = Vec::new();
     for dword in [2, 0, len, 0, 0, 0, 0, 0, 0, 0_u32] {
@@ -151,12 +157,12 @@ fn cases() -> PathBuf {
 }
 
 /// How often a mark stands in an image, in either encoding.
-fn count(image: &[u8], mark: &str) -> usize {
+pub fn count(image: &[u8], mark: &str) -> usize {
     let wide = put::utf16(mark);
     oracle::find_all(image, mark.as_bytes()).len() + oracle::find_all(image, &wide).len()
 }
 
-fn found(json: &Value, rule: &str) -> Vec<Value> {
+pub fn found(json: &Value, rule: &str) -> Vec<Value> {
     let findings = json["images"][0]["findings"].as_array().unwrap();
     let of_rule = findings.iter().filter(|finding| finding["rule"] == rule);
     of_rule.cloned().collect()

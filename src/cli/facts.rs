@@ -152,6 +152,7 @@ pub(super) fn fill(report: &mut ImageReport, image: &Image, plan: &Plan) -> Resu
         })
         .collect();
     report.findings = plan.findings().cloned().collect();
+    report.other_ids = plan.other_ids()?;
     report.not_scanned = plan.not_scanned().cloned().collect();
     let volumes = plan.volumes.iter();
     report.left = volumes.flat_map(|part| part.left.iter().cloned()).collect();

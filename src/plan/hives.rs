@@ -4,7 +4,7 @@ mod certificates;
 mod others;
 mod packed_copies;
 
-pub(super) use others::plan_others;
+pub(super) use others::{copy_names, plan_others};
 
 use std::sync::Mutex;
 
@@ -365,14 +365,17 @@ fn look_at(
         findings: Vec::new(),
     };
     let mut edits = Vec::new();
-    let mut unsure = None;
+    let (mut unsure, mut lost) = (None, 0_u64);
     for rule in rules
         .iter()
         .filter(|rule| rule.target.hive() == Some(which))
     {
         let found = look.rule(rule, &mut edits);
-        if let Err(error) = found {
-            unsure = Some(at_file(error));
+        match found {
+            // What another set would remove forbids nothing.
+            Err(_) if rule.watched => lost = lost.saturating_add(1),
+            Err(error) => unsure = Some(at_file(error)),
+            Ok(()) => {}
         }
     }
     if let Some(error) = unsure {
@@ -384,7 +387,7 @@ fn look_at(
         is_software: hive
             .find_keys(&["Microsoft"])
             .is_ok_and(|keys| !keys.is_empty()),
-        skipped: hive.skipped(),
+        skipped: hive.skipped().saturating_add(lost),
     })
 }
 

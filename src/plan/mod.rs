@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Place, Result},
     hive::HiveEdit,
     image::{Content, Image, Volume},
-    rules::{Action, Rule, Target},
+    rules::{self, Action, Rule, Target},
     text::{Name, WinPath},
     tree::{
         FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage,
@@ -31,6 +31,7 @@ mod keys;
 pub mod machines;
 mod mentions;
 mod opening;
+mod other_ids;
 mod stale;
 pub mod tokens;
 mod unreadable;
@@ -39,6 +40,7 @@ mod unseen;
 pub use finding::{Finding, Identifier, Subject, View};
 pub use hives::climb_hive;
 pub use opening::{HiveBytes, LogFact, LogFacts, open_hive};
+pub use other_ids::OtherIds;
 pub use unseen::{Left, LeftClass, NotScanned};
 
 use tokens::{Class, Token, Tokens};
@@ -72,6 +74,8 @@ pub struct VolumePlan {
     pub hives: Vec<HivePlan>,
     /// Everything a rule matched.
     pub findings: Vec<Finding>,
+    /// What only rules of other sets matched: see [`Plan::other_ids`].
+    pub watched: Vec<Finding>,
     /// Files to remove.
     pub removals: Vec<FileEntry>,
     /// Why the volume must not be written; matters only if there is something to write.
@@ -255,6 +259,8 @@ pub fn make_with(
     keep: Option<(u32, FileId)>,
 ) -> Result<Plan> {
     let mut plan = Plan::default();
+    let with_others = [rules, &rules::others_than(rules)?].concat();
+    let rules = with_others.as_slice();
     let mut gathered = Gathered {
         keep,
         ..Gathered::default()
@@ -289,7 +295,7 @@ pub fn make_with(
         )
         .map_err(|error| volume.climb(error))?;
     }
-    for rule in rules {
+    for rule in rules.iter().filter(|rule| !rule.watched) {
         if let Target::FileAnywhere { name } = &rule.target {
             tokens::of_text(name, Class::Name, &mut tokens);
             if image.volumes.iter().any(Volume::is_fat) {
@@ -396,6 +402,7 @@ fn plan_volume(
         let names = MACHINE_KEYS.last().into_iter().chain(CNG_KEYS.last());
         patterns.extend(names.map(|name| NamePattern::exact(name)));
     }
+    patterns.extend(hives::copy_names(rules).map(NamePattern::exact));
     let census = tree.census(&patterns, &mut |chunk| {
         progress("reading file records", chunk.first_record, 0);
         search(volume, chunk);
@@ -470,6 +477,7 @@ fn plan_volume(
         volume,
         tree,
         &found.installations,
+        &census.found,
         rules,
         gathered,
         &mut part,
@@ -491,6 +499,15 @@ fn plan_volume(
         }
         plan_file(volume, tree, entry, rules, gathered, &mut part, &mut later)?;
     }
+    let others: Vec<&str> = rules
+        .iter()
+        .filter(|rule| rule.watched)
+        .map(|rule| rule.id.as_str())
+        .collect();
+    let is_other = |finding: &Finding| others.contains(&finding.rule.as_str());
+    (part.watched, part.findings) = std::mem::take(&mut part.findings)
+        .into_iter()
+        .partition(is_other);
     Ok((part, later))
 }
 
@@ -629,6 +646,9 @@ fn plan_file(
             folders::plan(volume, tree, entry, rule, part)?;
             let removed = part.removals.iter().map(|file| file.id);
             later.removed.extend(removed);
+            continue;
+        }
+        if entry.is_directory && rule.watched {
             continue;
         }
         if entry.is_directory {

@@ -85,10 +85,10 @@ fn block(machine: &MachineFacts) -> Vec<String> {
     if let Some(verdict) = &machine.generalization {
         lines.push(format!(
             "  generalized: {} ({}): {}",
-            if verdict.status == Status::Generalized {
-                "yes"
-            } else {
-                "NO"
+            match verdict.status {
+                Status::Generalized => "yes",
+                Status::Unknown => "UNKNOWN",
+                _ => "NO",
             },
             verdict.status.name(),
             verdict.reason

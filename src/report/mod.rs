@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     apply::stage::HiveDone,
     error::{Error, Kind, Place},
-    plan::{Finding, Left, LogFacts, NotScanned, machines::MachineFacts, tokens::Token},
+    plan::{Finding, Left, LogFacts, NotScanned, OtherIds, machines::MachineFacts, tokens::Token},
     tree::{Obstacle, Removal},
     verify::residue::Residue,
 };
@@ -56,6 +56,8 @@ pub struct ImageReport {
     pub machines: Vec<MachineFacts>,
     /// What the rules matched before the clean.
     pub findings: Vec<Finding>,
+    /// Ids that the chosen rules leave, by the set that would remove them.
+    pub other_ids: Vec<OtherIds>,
     /// What a clean did, or would do.
     pub done: Option<Done>,
     /// Hits of the raw search.

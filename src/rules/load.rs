@@ -31,6 +31,28 @@ const MAX_KEY_DEPTH: usize = 512;
 const MIN_SUBKEYS_DEPTH: usize = 3;
 /// One name at the end of a path says nothing about the place; for that there is `file-anywhere`.
 const MIN_PATH_DEPTH: usize = 2;
+/// The files in which NTFS keeps itself.
+const METADATA_NAMES: [&str; 19] = [
+    "$MFT",
+    "$MFTMirr",
+    "$LogFile",
+    "$Volume",
+    "$AttrDef",
+    "$Bitmap",
+    "$Boot",
+    "$BadClus",
+    "$Secure",
+    "$UpCase",
+    "$Extend",
+    "$ObjId",
+    "$Quota",
+    "$Reparse",
+    "$UsnJrnl",
+    "$RmMetadata",
+    "$Txf",
+    "$TxfLog",
+    "$Deleted",
+];
 /// Problems shown of one file.
 const MAX_PROBLEMS: usize = 1000;
 
@@ -270,6 +292,7 @@ impl Reader<'_> {
             identity,
             evidence,
             named: false,
+            watched: false,
         })
     }
 
@@ -611,7 +634,11 @@ impl Reader<'_> {
         if !self.check_name(field, name, MAX_NAME_UNITS, at.clone()) {
             return false;
         }
-        if name.starts_with('$') {
+        // Windows has names of its own that begin so ($Recycle.Bin, $WINDOWS.~BT).
+        if METADATA_NAMES
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+        {
             let what = format!(
                 "{field}: a file's name expected, found `{}`, a name of the file system",
                 escape(name)
@@ -758,11 +785,18 @@ impl Reader<'_> {
                 ),
             ));
         }
-        if deletes && hive != HiveName::Software {
+        if deletes && !matches!(hive, HiveName::Software | HiveName::System) {
             let hive = hive.file_name();
             return Some((
                 None,
-                format!("hive software expected for a rule that deletes, found {hive}"),
+                format!("hive software or system expected for a rule that deletes, found {hive}"),
+            ));
+        }
+        // Select, Setup, MountedDevices: without them Windows does not start.
+        if deletes && hive == HiveName::System && !is_first(CONTROL_SETS) {
+            return Some((
+                at_first(),
+                format!("{CONTROL_SETS} expected first for a rule that deletes in SYSTEM"),
             ));
         }
         loose.filter(|_| deletes).map(|(_, span)| {

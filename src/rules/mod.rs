@@ -27,7 +27,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use load::{Problem, check_text, is_guid, load};
-pub use select::{ALL, combine, embedded, select};
+pub use select::{ALL, combine, embedded, others_than, select};
 
 /// Stands for the root of SOFTWARE and for its 32-bit view.
 pub(crate) const SOFTWARE_ROOTS: &str = "{SW}";
@@ -285,6 +285,9 @@ pub struct Rule {
     /// Whether it was asked for by its id.
     #[serde(skip)]
     pub named: bool,
+    /// Whether it is of another set than those of the run: looked for only to say so.
+    #[serde(skip)]
+    pub watched: bool,
 }
 
 impl Rule {
@@ -292,6 +295,9 @@ impl Rule {
     /// is more than hearsay; everything else reports.
     #[must_use]
     pub fn effective_action(&self) -> Action {
+        if self.watched {
+            return Action::Report;
+        }
         match (self.action, self.confidence) {
             (Action::Delete, Confidence::A) => Action::Delete,
             (Action::DeleteIfNamed, Confidence::A | Confidence::B) if self.named => Action::Delete,

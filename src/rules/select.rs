@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Rule, load};
+use super::{Action, Rule, load};
 use crate::{
     error::{Error, Kind, Result},
     text::escape,
@@ -73,6 +73,21 @@ pub fn combine(names: &[String], mut others: Vec<Rule>) -> Result<Vec<Rule>> {
     own.append(&mut others);
     check_ids(&own)?;
     Ok(own)
+}
+
+/// The rules that are not among these and would remove an id of a machine with their set: they are looked
+/// for and remove nothing.
+pub fn others_than(rules: &[Rule]) -> Result<Vec<Rule>> {
+    let mut others = embedded()?;
+    others.retain(|rule| {
+        rule.identity.is_some()
+            && rule.effective_action() == Action::Delete
+            && rules.iter().all(|chosen| chosen.id != rule.id)
+    });
+    for rule in &mut others {
+        rule.watched = true;
+    }
+    Ok(others)
 }
 
 fn check_ids(rules: &[Rule]) -> Result<()> {

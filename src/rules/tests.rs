@@ -237,6 +237,15 @@ fn a_name_is_one_name() {
         assert!(text.contains(found), "{text}");
     }
     assert!(refusal("one.dat", &"a".repeat(256)).contains("longer name"));
+    assert!(refusal("one.dat", "$logfile").contains("a name of the file system"));
+    for name in ["$Recycle.Bin", "$WINDOWS.~BT", "$x"] {
+        assert_eq!(
+            load(&GOOD.replace("one.dat", name), "mine.toml")
+                .unwrap()
+                .len(),
+            1
+        );
+    }
 }
 
 #[test]
@@ -374,11 +383,18 @@ fn control_sets_and_guids_are_for_rules_that_report() {
     good(&value("system", r#"["{CS}", "Services", "x"]"#));
     good(&value("software", r#"["Microsoft", "{GUID}"]"#));
     good(&value("sam", r#"["SAM", "Domains"]"#));
+    assert_eq!(
+        with("delete", &value("system", r#"["{CS}", "Services"]"#)).1,
+        []
+    );
     bad(
         "delete",
-        &value("system", r#"["{CS}", "Services"]"#),
-        "hive software expected",
+        &value("sam", r#"["SAM", "Domains"]"#),
+        "hive software or system expected",
     );
+    for key in [r#"["Select"]"#, r#"["ControlSet001", "Services"]"#] {
+        bad("delete", &value("system", key), "{CS} expected first");
+    }
     bad(
         "delete",
         &value("software", r#"["a", "{GUID}"]"#),

@@ -81,6 +81,11 @@ pub struct Generalization {
     pub contradictions: Vec<String>,
 }
 
+/// What the policy says of domain controllers, in our words.
+const NO_CONTROLLER: &str = "a domain controller (ProductType LanmanNT) is never supported as an image: \
+     capture the server before it becomes one (before DCPromo), and promote each copy by itself; declone \
+     changes no SID";
+
 /// What Microsoft's policy asks for, in our words.
 const RECAPTURE: &str = "if many machines are to be made of this image: run Sysprep on the master and \
      capture it again; Sysprep or a program that changes SIDs on the copies is no supported substitute. \
@@ -303,6 +308,13 @@ pub fn of_system(system: &Registry<'_>) -> Vec<Evidence> {
             "programs that run before the next start; setupcl among them makes a new SID",
         );
     }
+    setup(
+        "product_type",
+        &format!(r"{set}\Control\ProductOptions"),
+        "ProductType",
+        "WinNT: a workstation; ServerNT: a server; LanmanNT: a domain controller, of which no image is \
+         supported",
+    );
     let interfaces = format!(r"{set}\Services\Tcpip\Parameters\Interfaces");
     let mut addresses = Vec::new();
     for card in system.subkeys(&interfaces).iter().take(MAX_INTERFACES) {
@@ -370,7 +382,7 @@ pub fn judge(evidence: Vec<Evidence>, about: Circumstances) -> Generalization {
             .is_some(),
     };
     let mut contradictions = Vec::new();
-    let (status, reason) = match modern {
+    let (mut status, mut reason) = match modern {
         true => case.by_image_state(&mut contradictions),
         false => case.by_setup_keys(&mut contradictions),
     };
@@ -381,10 +393,28 @@ pub fn judge(evidence: Vec<Evidence>, about: Circumstances) -> Generalization {
                 .to_owned(),
         );
     }
+    let controller = case
+        .value("product_type")
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("LanmanNT"));
+    if controller {
+        if prepared {
+            contradictions.push(
+                "prepared, yet a domain controller: Sysprep prepares none, its SID is the domain's"
+                    .to_owned(),
+            );
+            status = Status::Unknown;
+        }
+        reason.push_str("; a domain controller, which is never supported as an image");
+    }
+    let advice = match (controller, status) {
+        (true, _) => Some(NO_CONTROLLER),
+        (false, Status::Generalized) => None,
+        (false, _) => Some(RECAPTURE),
+    };
     Generalization {
         status,
         reason,
-        advice: (status != Status::Generalized).then_some(RECAPTURE),
+        advice,
         evidence,
         contradictions,
     }
@@ -408,6 +438,15 @@ impl Case<'_> {
     fn command_has(&self, part: &str) -> bool {
         let command = self.value("cmd_line").unwrap_or_default();
         command.to_ascii_lowercase().contains(part)
+    }
+
+    /// Whether setupcl, which makes the new SID, is to run before the next start; none if no list of
+    /// programs to run is there.
+    fn runs_setupcl(&self) -> Option<bool> {
+        let lists = ["setup_execute", "boot_execute"].map(|id| self.value(id));
+        let mut there = lists.into_iter().flatten().peekable();
+        there.peek()?;
+        Some(there.any(|list| list.to_ascii_lowercase().contains("setupcl")))
     }
 
     /// Vista and later.
@@ -527,7 +566,8 @@ impl Case<'_> {
             let reason = "being audited (factory mode) on one hardware, not sealed again";
             return (Status::Specialized, reason.to_owned());
         }
-        if kind != 0 && (mini || tag.is_some()) {
+        // A CloneTag stays for ever: alone it tells of a Sysprep long ago, not of the next start.
+        if kind != 0 && mini {
             if tag.is_none() {
                 contradictions.push(
                     "the next start runs the short setup, yet Sysprep left no CloneTag".to_owned(),
@@ -540,6 +580,13 @@ impl Case<'_> {
                         .to_owned(),
                 );
             }
+            if self.runs_setupcl() == Some(false) {
+                contradictions.push(
+                    "the next start runs the short setup, yet neither SetupExecute nor BootExecute runs \
+                     setupcl, which makes the new SID"
+                        .to_owned(),
+                );
+            }
             let when = tag.map_or_else(String::new, |tag| format!(" (Sysprep ran on {tag})"));
             return (
                 Status::Generalized,
@@ -547,9 +594,21 @@ impl Case<'_> {
             );
         }
         if kind != 0 {
+            let command = self.value("cmd_line").unwrap_or_default();
+            let old = tag.map_or_else(String::new, |tag| {
+                format!("; CloneTag tells of a Sysprep on {tag}, not of this start")
+            });
             return (
                 Status::Unknown,
-                "Windows setup has not come to its end, and it is not Sysprep's".to_owned(),
+                format!(
+                    "Windows setup has not come to its end, and it is not Sysprep's: the next start runs \
+                     `{command}`{old}"
+                ),
+            );
+        }
+        if self.runs_setupcl() == Some(true) {
+            contradictions.push(
+                "setupcl is to make a new SID before the next start, yet SetupType is 0".to_owned(),
             );
         }
         if self.number("mini_setup_in_progress") == Some(1)
@@ -591,6 +650,9 @@ mod tests {
             verdict.advice.is_none(),
             verdict.status == Status::Generalized
         );
+        let controller = values.contains(&("product_type", "LanmanNT"));
+        assert_eq!(verdict.advice == Some(NO_CONTROLLER), controller);
+        assert_eq!(verdict.reason.contains("never supported"), controller);
         (verdict.status, verdict.contradictions.len())
     }
 
@@ -678,6 +740,28 @@ mod tests {
             (Status::GeneralizedNotArmed, 1)
         );
         assert_eq!(xp(&[("setup_type", "1")]), (Status::Unknown, 0));
+        // A tag of long ago, and somebody's own command.
+        let cmd = ("cmd_line", "cmd.exe");
+        assert_eq!(
+            xp(&[("setup_type", "2"), cmd, tag, cl]),
+            (Status::Unknown, 0)
+        );
+        let (with, without) = (
+            ("setup_execute", "setupcl.exe"),
+            ("boot_execute", "autocheck autochk *"),
+        );
+        let armed = [("setup_type", "2"), mini, tag, cl];
+        let and = |more: (&'static str, &'static str)| xp(&[&armed[..], &[more]].concat());
+        assert_eq!(and(with), (Status::Generalized, 0));
+        assert_eq!(and(without), (Status::Generalized, 1));
+        assert_eq!(and(("setup_execute", "")), (Status::Generalized, 1));
+        assert_eq!(xp(&[("setup_type", "0"), with]), (Status::Deployed, 1));
+        let controller = ("product_type", "LanmanNT");
+        assert_eq!(and(controller), (Status::Unknown, 1));
+        assert_eq!(
+            xp(&[("setup_type", "0"), controller]),
+            (Status::Deployed, 0)
+        );
         assert_eq!(
             xp(&[("setup_type", "0"), ("audit_in_progress", "1")]),
             (Status::Specialized, 0)
