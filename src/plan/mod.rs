@@ -12,8 +12,8 @@ use crate::{
     image::{Content, Image, Volume},
     rules::{Action, Rule, Target},
     tree::{
-        FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage,
-        UnseenClass,
+        FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Opaque,
+        Storage, UnseenClass,
     },
     units::{FileOffset, VolumeOffset},
     windows::{self, Store, StoreKind, capi::MACHINE_KEYS, packed::Packing},
@@ -21,6 +21,7 @@ use crate::{
 
 mod finding;
 mod folders;
+mod hidden;
 mod hives;
 mod keys;
 pub mod machines;
@@ -142,6 +143,8 @@ struct Container {
 /// What of one volume is looked at when all volumes were.
 #[derive(Debug, Default)]
 struct Later {
+    /// What the search does not see.
+    opaque: Vec<Opaque>,
     stores: Vec<Store>,
     key_directories: Vec<FileEntry>,
     mentions: Vec<mentions::Wanted>,
@@ -255,7 +258,7 @@ pub fn make_with(
             mentions::search(volume, tree, &rest.mentions, &plan.tokens, part)
                 .map_err(|error| volume.climb(error))?;
         }
-        finish_volume(volume, &finder, rest.stores, part).map_err(|error| volume.climb(error))?;
+        finish_volume(volume, &finder, rest, part).map_err(|error| volume.climb(error))?;
     }
     Ok(plan)
 }
@@ -263,7 +266,7 @@ pub fn make_with(
 fn finish_volume(
     volume: &Volume,
     finder: &stale::Finder,
-    stores: Vec<Store>,
+    Later { stores, opaque, .. }: Later,
     part: &mut VolumePlan,
 ) -> Result<()> {
     if let Some(tree) = volume.tree() {
@@ -272,6 +275,7 @@ fn finish_volume(
         stale::name_logs(volume, tree, finder, &stores, part)?;
     }
     name_stores(stores, part);
+    hidden::name_others(opaque, part);
     refuse_two_faces(part);
     Ok(())
 }
@@ -331,6 +335,7 @@ fn plan_volume(
         search(volume, chunk);
     })?;
     part.listing = census.listing;
+    let opaque = census.opaque.clone();
     part.problems = census.problems.clone();
     if census.problem_count > 0 {
         part.skip(NotScanned::new(
@@ -385,6 +390,7 @@ fn plan_volume(
     }
     let mut later = Later {
         stores: found.stores,
+        opaque,
         ..Later::default()
     };
     for entry in &census.found {
@@ -540,6 +546,11 @@ fn plan_file(
                 entry: entry.clone(),
             });
             continue;
+        }
+        if rule.effective_action() == Action::Delete
+            && !part.removals.iter().any(|f| f.id == entry.id)
+        {
+            hidden::name_wanted(entry, part);
         }
         let (evidence, bytes) = file_evidence(tree, entry);
         if rule.effective_action() == Action::Delete {

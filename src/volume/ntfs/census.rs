@@ -4,6 +4,7 @@ use super::{
     Ntfs,
     entry::Parents,
     format::{attribute, code, file_name, record, standard_information},
+    opaque::Opaques,
     scan::{Problems, Scanned, resident_value},
     upcase::UpCase,
 };
@@ -259,6 +260,7 @@ impl<'a> Matcher<'a> {
 struct Part {
     found: Vec<MftReference>,
     listing: Listing,
+    opaque: Opaques,
 }
 
 impl Ntfs {
@@ -277,6 +279,7 @@ impl Ntfs {
                 let mut matched = false;
                 let (sum, walked) = contribution(scanned, |name| matched |= matcher.matches(name));
                 part.listing.add(&sum);
+                part.opaque.look(scanned);
                 if matched && part.found.len() <= MAX_FOUND {
                     let base = MftReference(scanned.u64(record::BASE));
                     let own = MftReference::new(scanned.number, scanned.u16(record::SEQUENCE));
@@ -295,8 +298,10 @@ impl Ntfs {
         )?;
         let mut found: Vec<MftReference> = Vec::new();
         let mut listing = Listing::default();
+        let mut opaque = Opaques::default();
         for part in parts {
             listing.add(&part.listing);
+            opaque.join(part.opaque);
             found.extend(part.found);
         }
         found.sort_unstable();
@@ -322,6 +327,7 @@ impl Ntfs {
             listing,
             problems: problems.lines,
             problem_count: problems.count,
+            opaque: opaque.name(self),
         })
     }
 }
