@@ -197,6 +197,116 @@ impl Listing {
     }
 }
 
+/// How the contents of a file are stored that a search of the volume's bytes does not see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// Compressed by NTFS.
+    Lznt1,
+    /// Compressed by the system (WOF, "CompactOS"), in a stream of the file itself.
+    Wof,
+    /// Encrypted (EFS).
+    Efs,
+    /// In the chunk store of Data Deduplication.
+    Dedup,
+    /// In the common store of Single Instance Storage.
+    SingleInstance,
+    /// With a cloud provider.
+    Cloud,
+    /// In hierarchical storage: on another medium.
+    Remote,
+    /// In a WIM archive (WIMBoot, WOF).
+    Wim,
+}
+
+impl Form {
+    /// The form of which a reparse point of this tag speaks; most of them speak of none.
+    #[must_use]
+    pub const fn of_tag(tag: u32) -> Option<Self> {
+        match tag {
+            0x8000_0017 => Some(Self::Wof),
+            0x8000_0013 => Some(Self::Dedup),
+            0x8000_0007 => Some(Self::SingleInstance),
+            0x8000_0008 => Some(Self::Wim),
+            0xC000_0004 | 0x8000_0006 => Some(Self::Remote),
+            // Before the twelve tags of the cloud filter: OneDrive's own.
+            0x8000_0021 => Some(Self::Cloud),
+            _ if tag & 0xFFFF_0FFF == 0x9000_001A => Some(Self::Cloud),
+            _ => None,
+        }
+    }
+
+    /// Why that is not looked at.
+    #[must_use]
+    pub const fn class(self) -> UnseenClass {
+        match self {
+            Self::Lznt1 | Self::Wof => UnseenClass::Packed,
+            Self::Efs => UnseenClass::Encrypted,
+            Self::Dedup | Self::SingleInstance | Self::Cloud | Self::Remote | Self::Wim => {
+                UnseenClass::Elsewhere
+            }
+        }
+    }
+
+    /// In words: "contents ...".
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Lznt1 => "compressed by NTFS",
+            Self::Wof => "compressed by the system (WOF, CompactOS)",
+            Self::Efs => "encrypted (EFS)",
+            Self::Dedup => "in the chunk store of Data Deduplication (System Volume Information)",
+            Self::SingleInstance => "in the common store of Single Instance Storage",
+            Self::Cloud => "with a cloud provider",
+            Self::Remote => "in hierarchical storage, on another medium",
+            Self::Wim => "in a WIM archive (WIMBoot)",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Lznt1 => {
+                "decompress in Windows before the capture (compact /u /s), or accept it (--accept \
+                 packed)"
+            }
+            Self::Wof => {
+                "decompress in Windows before the capture (compact /compactos:never), or accept it \
+                 (--accept packed)"
+            }
+            Self::Efs => {
+                "decrypt in Windows before the capture (cipher /d), or accept it (--accept encrypted)"
+            }
+            Self::Dedup => {
+                "bring it back in Windows before the capture (Start-DedupJob -Type Unoptimization), \
+                 or accept it (--accept elsewhere)"
+            }
+            Self::Cloud => {
+                "remove it or keep it on this device in Windows before the capture, or accept it \
+                 (--accept elsewhere)"
+            }
+            Self::SingleInstance | Self::Remote => {
+                "copy the file over itself in Windows before the capture, or accept it (--accept \
+                 elsewhere)"
+            }
+            Self::Wim => "run declone on that archive, too, or accept it (--accept elsewhere)",
+        }
+    }
+}
+
+/// Files of a volume that are stored in one such form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opaque {
+    /// The form.
+    pub form: Form,
+    /// How many there are.
+    pub files: u64,
+    /// Bytes of their contents.
+    pub bytes: u64,
+    /// Paths of the first of them.
+    pub examples: Vec<String>,
+}
+
 /// The result of one sequential pass over all file records.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
@@ -212,6 +322,8 @@ pub struct Census {
     pub cut: u64,
     /// Files that some structure names or counts and that cannot be read.
     pub unreadable: Vec<Unreadable>,
+    /// Files whose contents a search of the volume's bytes does not see, by form.
+    pub opaque: Vec<Opaque>,
 }
 
 /// A file that some structure names or counts (an index, a bitmap, a list of attributes, a directory

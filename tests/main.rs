@@ -55,6 +55,7 @@ mod locks;
 mod machine;
 mod machines;
 mod machines_judged;
+mod opaque;
 mod oracle;
 mod refuse;
 mod report;

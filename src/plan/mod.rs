@@ -13,8 +13,8 @@ use crate::{
     rules::{self, Action, Rule, Target},
     text::{Name, WinPath},
     tree::{
-        FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Storage,
-        UnseenClass,
+        FileEntry, FileId, FileTree, Listing, MetadataChunk, NamePattern, Obstacle, Opaque,
+        Storage, UnseenClass,
     },
     units::{FileOffset, VolumeOffset},
     windows::{
@@ -26,6 +26,7 @@ use crate::{
 
 mod finding;
 mod folders;
+mod hidden;
 mod hives;
 mod keys;
 pub mod machines;
@@ -184,6 +185,8 @@ enum KeyOf {
 /// What of one volume is looked at when all volumes were.
 #[derive(Debug, Default)]
 struct Later {
+    /// What the search does not see.
+    opaque: Vec<Opaque>,
     stores: Vec<Store>,
     key_directories: Vec<FileEntry>,
     mentions: Vec<mentions::Wanted>,
@@ -330,7 +333,7 @@ pub fn make_with(
             mentions::search(volume, tree, &rest.mentions, &plan.tokens, part)
                 .map_err(|error| volume.climb(error))?;
         }
-        finish_volume(volume, &finder, rest.stores, part).map_err(|error| volume.climb(error))?;
+        finish_volume(volume, &finder, rest, part).map_err(|error| volume.climb(error))?;
     }
     Ok(plan)
 }
@@ -338,7 +341,7 @@ pub fn make_with(
 fn finish_volume(
     volume: &Volume,
     finder: &stale::Finder,
-    stores: Vec<Store>,
+    Later { stores, opaque, .. }: Later,
     part: &mut VolumePlan,
 ) -> Result<()> {
     if let Some(tree) = volume.tree() {
@@ -347,6 +350,7 @@ fn finish_volume(
         stale::name_logs(volume, tree, finder, &stores, part)?;
     }
     name_stores(stores, part);
+    hidden::name_others(opaque, part);
     refuse_two_faces(part);
     Ok(())
 }
@@ -408,6 +412,7 @@ fn plan_volume(
         search(volume, chunk);
     })?;
     part.listing = census.listing;
+    let opaque = census.opaque.clone();
     part.problems = census.problems.clone();
     if census.problem_count > 0 {
         part.skip(NotScanned::new(
@@ -491,6 +496,7 @@ fn plan_volume(
     }
     let mut later = Later {
         stores: found.stores,
+        opaque,
         ..Later::default()
     };
     for entry in &census.found {
@@ -662,6 +668,11 @@ fn plan_file(
                 entry: entry.clone(),
             });
             continue;
+        }
+        if rule.effective_action() == Action::Delete
+            && !part.removals.iter().any(|f| f.id == entry.id)
+        {
+            hidden::name_wanted(entry, part);
         }
         let (evidence, bytes) = file_evidence(tree, entry);
         if rule.effective_action() == Action::Delete {

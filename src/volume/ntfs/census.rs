@@ -4,6 +4,7 @@ use super::{
     Ntfs,
     attribute::FileName,
     format::{attribute, code, file_name, record, standard_information},
+    opaque::Opaques,
     scan::{Scanned, resident_value},
     unreadable::{self, Losses},
     upcase::UpCase,
@@ -275,6 +276,7 @@ struct Part {
     /// All directories, as long as they are few.
     directories: Vec<MftReference>,
     listing: Listing,
+    opaque: Opaques,
 }
 
 impl Ntfs {
@@ -300,6 +302,7 @@ impl Ntfs {
                     anchored |= anchor.matches(name);
                 });
                 part.listing.add(&sum);
+                part.opaque.look(scanned);
                 let base = MftReference(scanned.u64(record::BASE));
                 let own = MftReference::new(scanned.number, scanned.u16(record::SEQUENCE));
                 if matched {
@@ -338,8 +341,10 @@ impl Ntfs {
         let mut listing = Listing::default();
         let mut cut = 0_u64;
         let (mut anchors, mut directories) = (Vec::new(), Vec::new());
+        let mut opaque = Opaques::default();
         for part in parts {
             listing.add(&part.listing);
+            opaque.join(part.opaque);
             found.extend(part.named);
             alike.extend(part.alike);
             cut = cut.saturating_add(part.cut);
@@ -374,6 +379,7 @@ impl Ntfs {
             problem_count: problems.count,
             cut,
             unreadable,
+            opaque: opaque.name(self),
         })
     }
 }

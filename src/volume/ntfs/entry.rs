@@ -9,13 +9,14 @@ use super::{
     file::File,
     format::{code, file_name, number},
     index::{DIRECTORY_INDEX, Index},
+    opaque::form_of,
     scan::Scanned,
 };
 use crate::{
     bytes::View,
     error::{Error, Result},
     text::{Name, WinPath},
-    tree::{FileEntry, FileId, Listing, Storage},
+    tree::{FileEntry, FileId, Form, Listing, Storage},
     units::MftReference,
 };
 
@@ -26,6 +27,9 @@ const MAX_PATH_DEPTH: usize = 1024;
 /// most of their parents, and damaged volumes must not make every path expensive.
 #[derive(Debug, Default)]
 pub(super) struct Parents(BTreeMap<MftReference, Option<(Name, MftReference)>>);
+
+/// Tag of a file whose contents lie in a WIM archive, whoever brings them from there.
+const WIM_TAG: u32 = 0x8000_0008;
 
 /// Only the directories of hives are listed; one of them has a hundred entries.
 const MAX_LISTED: usize = 20_000;
@@ -78,9 +82,12 @@ impl Ntfs {
             && let Some(reparse) = file.stream_named(code::REPARSE_POINT, &Name::default())?
         {
             let bytes = self.read_whole(&reparse)?;
-            return Ok(Storage::Redirected(
-                View::new(&bytes, "reparse point").u32(0)?,
-            ));
+            let tag = View::new(&bytes, "reparse point").u32(0)?;
+            // What WOF keeps in an archive is not in the file: that is another thing.
+            return Ok(Storage::Redirected(match form_of(&bytes) {
+                Some(Form::Wim) => WIM_TAG,
+                _ => tag,
+            }));
         }
         let Some(data) = file.stream_named(code::DATA, &Name::default())? else {
             return Ok(Storage::None);

@@ -18,6 +18,7 @@ pub mod format;
 pub mod index;
 pub mod lznt1;
 pub mod mft;
+mod opaque;
 mod owners;
 pub mod record;
 pub mod runs;
