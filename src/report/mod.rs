@@ -31,7 +31,7 @@ pub struct ImageReport {
     pub path: String,
     /// scan, clean, verify, recover or undo.
     pub verb: &'static str,
-    /// One word: clean, findings, incomplete (nothing found, and something was not looked at), no_windows,
+    /// One word: clean, clean_other_ids (`other_ids` has what another rule set removes), findings, incomplete (nothing found, and something was not looked at), no_windows,
     /// requirements (`--require`), unread, cleaned, planned, refused, failed; interrupted; and of
     /// recover and undo: recovered, whole (nothing to recover), pending, undone.
     pub result: &'static str,

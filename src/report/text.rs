@@ -159,13 +159,13 @@ pub(super) fn verdict(report: &ImageReport) -> String {
     };
     let scope = scope(report);
     match report.result {
-        "clean" if report.verb == "clean" => {
+        "clean" | "clean_other_ids" if report.verb == "clean" => {
             format!("Nothing to do: no rule matches{scope}{accepted}.")
         }
-        "clean" if report.verb == "verify" => {
+        "clean" | "clean_other_ids" if report.verb == "verify" => {
             format!("Clean: no rule matches, and the search found nothing{scope}{accepted}.")
         }
-        "clean" => format!(
+        "clean" | "clean_other_ids" => format!(
             "Clean as far as the rules look{scope}{accepted}. Free space and other files are searched by \
              `declone verify`."
         ),
@@ -221,6 +221,18 @@ pub(super) fn verdict(report: &ImageReport) -> String {
     }
 }
 
+/// Ids that the chosen rules leave alone and another set removes.
+fn others(report: &ImageReport) -> String {
+    let all = report.other_ids.iter().map(|other| {
+        let ids = count(usize::try_from(other.count).unwrap_or(usize::MAX), "id");
+        format!(
+            "; {ids} that another rule set removes: --rules {}",
+            other.set
+        )
+    });
+    all.collect()
+}
+
 /// What the verdict speaks of.
 fn scope(report: &ImageReport) -> String {
     let quick = report.not_scanned.iter().any(|unseen| {
@@ -237,9 +249,10 @@ fn scope(report: &ImageReport) -> String {
         all.dedup();
         all
     };
+    let others = others(report);
     match sets.as_slice() {
-        [] => quick.to_owned(),
-        sets => format!(" (rules: {}){quick}", sets.join(", ")),
+        [] => format!("{quick}{others}"),
+        sets => format!(" (rules: {}){quick}{others}", sets.join(", ")),
     }
 }
 

@@ -136,6 +136,8 @@ impl ImageReport {
             ("no_windows", super::NO_WINDOWS)
         } else if self.unseen_count() > 0 {
             ("incomplete", 1)
+        } else if !self.other_ids.is_empty() {
+            ("clean_other_ids", 0)
         } else {
             ("clean", 0)
         };
@@ -148,6 +150,8 @@ impl ImageReport {
         let open = self.left_count() > 0 || self.unseen_count() > 0;
         if self.result == "clean" && open {
             self.result = "incomplete";
+        } else if self.result == "clean" && !self.other_ids.is_empty() {
+            self.result = "clean_other_ids";
         }
         self.exit_code = u8::from(open);
     }
@@ -210,7 +214,7 @@ impl ImageReport {
         }
         if !self.missing.is_empty() {
             self.exit_code = self.exit_code.max(1);
-            if self.result == "clean" {
+            if ["clean", "clean_other_ids"].contains(&self.result) {
                 self.result = "requirements";
             }
         }

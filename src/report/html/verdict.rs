@@ -13,6 +13,7 @@ use crate::{
 fn word(report: &ImageReport) -> (&'static str, &'static str) {
     match report.result {
         "clean" => ("clean", "good"),
+        "clean_other_ids" => ("clean, other ids", "good"),
         "cleaned" if report.left_count() > 0 => ("cleaned, traces", "warn"),
         "cleaned" if report.unseen_count() > 0 => ("cleaned, not all seen", "warn"),
         "cleaned" => ("cleaned", "good"),
