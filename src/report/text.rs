@@ -224,7 +224,7 @@ pub(super) fn verdict(report: &ImageReport) -> String {
 /// Ids that the chosen rules leave alone and another set removes.
 fn others(report: &ImageReport) -> String {
     let all = report.other_ids.iter().map(|other| {
-        let ids = count(usize::try_from(other.count).unwrap_or(usize::MAX), "id");
+        let ids = count(other.count, "id");
         format!(
             "; {ids} that another rule set removes: --rules {}",
             other.set
