@@ -62,7 +62,7 @@ fn run() -> io::Result<bool> {
         ),
         (
             "Clean a copy, and prove it.",
-            &["clean", "xp-sms2003.img", "-o", "clean.img", "--prove"],
+            &["clean", "xp-sms2003.img", "-o", "clean.img"],
             0,
         ),
         ("Look again, with fresh eyes.", &["verify", "clean.img"], 0),
