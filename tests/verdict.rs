@@ -233,3 +233,34 @@ fn what_is_only_reported_is_no_zero() {
         "clean"
     );
 }
+
+#[test]
+fn an_id_that_only_the_user_knows_is_sought() {
+    let dir = scratch();
+    let (image, out) = (dir.path().join("d.img"), dir.path().join("o.img"));
+    let mut v = machine();
+    let known = "5D2C1B0A-9F8E-4D7C-8B6A-1234567890AB";
+    // The binary form, as a client keeps it, where no file is; and an id of SMS 1.x.
+    let guid: Vec<u8> = hex::decode("0a1b2c5d8e9f7c4d8b6a1234567890ab").unwrap();
+    v.plant_free_cluster(&[b"....".as_slice(), &guid, b"...."].concat());
+    v.plant_free_cluster(b"site=LAX0007B;");
+    write(&DiskBuilder::mbr(12 * MIB).partition(SECTORS, v), &image);
+    let holds = |path: &Path, what: &[u8]| {
+        let bytes = fs::read(path).unwrap();
+        bytes.windows(what.len()).any(|at| at == what)
+    };
+    // Nobody else can know of them.
+    clean(&image, &out, &[], 0);
+    assert!(holds(&out, &guid) && holds(&out, b"LAX0007B"));
+    let list = dir.path().join("ids.txt");
+    fs::write(&list, "\n LAX0007B \n").unwrap();
+    let listed = format!("@{}", arg(&list));
+    let report = look("verify", &out, &["--seek", known, "--seek", &listed], 1);
+    assert_eq!(classes(&report, "left"), ["unreferenced", "unreferenced"]);
+    let sought = dir.path().join("sought.img");
+    clean(&image, &sought, &["--seek", known, "--seek", &listed], 0);
+    assert!(!holds(&sought, &guid) && !holds(&sought, b"LAX0007B"));
+    look("verify", &sought, &["--seek", known, "--seek", &listed], 0);
+    declone(&["verify", arg(&sought), "--seek", "short"]).exits(2);
+    declone(&["verify", arg(&sought), "--seek", "@/does/not/exist"]).exits(2);
+}

@@ -97,6 +97,8 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let mut plan = plan::make(&image, rules, &mut |s, done, total| {
         bar.tick(s, done, total)
     })?;
+    plan.tokens.extend(args.seek.tokens()?);
+    plan::tokens::tidy(&mut plan.tokens);
     facts::fill(report, &image, &plan)?;
     if let Some(shown) = shown {
         report.remarks.push(

@@ -31,6 +31,7 @@ mod place;
 mod progress;
 mod recover;
 mod scan;
+mod seek;
 mod show;
 mod terms;
 mod undo;
@@ -187,6 +188,8 @@ struct CleanArgs {
     /// Do not search free space and unchanged files: the verdict says so
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    seek: seek::Seek,
     /// Clean a hive that was not written back completely as it is on disk when no log finishes it;
     /// what only its logs hold is lost
     #[arg(long)]
@@ -229,6 +232,8 @@ struct VerifyArgs {
     /// Also search for what this JSON report of `clean` removed
     #[arg(long, value_name = "REPORT")]
     against: Option<PathBuf>,
+    #[command(flatten)]
+    seek: seek::Seek,
     #[command(flatten)]
     required: terms::Required,
     #[command(flatten)]

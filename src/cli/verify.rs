@@ -22,12 +22,13 @@ pub(super) fn run(args: &VerifyArgs, rules: &[Rule], report: &mut ImageReport) -
     report.against = args.against.is_some();
     let common = &args.common;
     let bar = common.progress();
-    let against = args
+    let mut against = args
         .against
         .as_deref()
         .map(read_tokens)
         .transpose()?
         .unwrap_or_default();
+    against.extend(args.seek.tokens()?);
     if super::directory::is_one(&args.image, common)? {
         return super::directory::verify(&args.image, common, (rules, &terms), against, report);
     }
