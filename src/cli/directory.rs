@@ -309,6 +309,9 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     let bar = common.progress();
     let directory = Directory::open(&args.image)?;
     let (image, mut plan) = look(&directory, rules, &bar, report)?;
+    plan.tokens.extend(args.seek.tokens()?);
+    tokens::tidy(&mut plan.tokens);
+    report.tokens.clone_from(&plan.tokens);
     for part in &mut plan.volumes {
         refuse_links(part);
         // A second run after a crash knows less of what is stale: all of it goes the first time.
