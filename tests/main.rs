@@ -54,6 +54,7 @@ mod machine;
 mod machines;
 mod machines_judged;
 mod oracle;
+mod recycled;
 mod refuse;
 mod report;
 mod report_files;

@@ -16,7 +16,7 @@ use crate::{
         UnseenClass,
     },
     units::{FileOffset, VolumeOffset},
-    windows::{self, Store, StoreKind, capi::MACHINE_KEYS, packed::Packing},
+    windows::{self, Store, StoreKind, capi::MACHINE_KEYS, packed::Packing, recycled::Recycled},
 };
 
 mod finding;
@@ -387,11 +387,20 @@ fn plan_volume(
         stores: found.stores,
         ..Later::default()
     };
+    let recycled = windows::recycled::names(tree, &census)?;
     for entry in &census.found {
         if wants_keys && keys::is_machine_keys(entry) {
             later.key_directories.push(entry.clone());
         }
-        plan_file(volume, tree, entry, rules, gathered, &mut part, &mut later)?;
+        let was = recycled.get(&entry.id);
+        plan_file(
+            (volume, tree),
+            (entry, was),
+            rules,
+            gathered,
+            &mut part,
+            &mut later,
+        )?;
     }
     Ok((part, later))
 }
@@ -499,10 +508,10 @@ fn name_stores(stores: Vec<Store>, part: &mut VolumePlan) {
     }
 }
 
+/// `was`: what it was before it came into the recycle bin.
 fn plan_file(
-    volume: &Volume,
-    tree: &dyn FileTree,
-    entry: &FileEntry,
+    (volume, tree): (&Volume, &dyn FileTree),
+    (entry, was): (&FileEntry, Option<&Recycled>),
     rules: &[Rule],
     gathered: &mut Gathered,
     part: &mut VolumePlan,
@@ -510,7 +519,10 @@ fn plan_file(
 ) -> Result<()> {
     for rule in rules {
         let matched = match &rule.target {
-            Target::FileAnywhere { name } => entry.names.iter().any(|n| n.eq_ascii(name)),
+            Target::FileAnywhere { name } => {
+                let mut names = entry.names.iter().chain(was.map(Recycled::name));
+                names.any(|n| n.eq_ascii(name))
+            }
             Target::FileAtRoot { name } => entry
                 .paths
                 .iter()
@@ -541,7 +553,18 @@ fn plan_file(
             });
             continue;
         }
-        let (evidence, bytes) = file_evidence(tree, entry);
+        let (mut evidence, mut bytes) = file_evidence(tree, entry);
+        match was {
+            Some(Recycled::File(name)) => {
+                evidence.push_str(&format!("; recycled, it was called {name}"));
+            }
+            Some(Recycled::Note(name)) => {
+                evidence.push_str(&format!("; the recycle bin's note on a {name}"));
+                // Its words are a path, no content of the removed file.
+                bytes = None;
+            }
+            None => {}
+        }
         if rule.effective_action() == Action::Delete {
             if let Some(bytes) = &bytes {
                 tokens::of_content(&entry.path(), bytes, &mut gathered.tokens);
