@@ -57,6 +57,7 @@ mod machines;
 mod machines_judged;
 mod opaque;
 mod oracle;
+mod recycled;
 mod refuse;
 mod report;
 mod report_files;

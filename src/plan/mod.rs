@@ -21,6 +21,7 @@ use crate::{
         self, Store, StoreKind,
         capi::{CNG_KEYS, MACHINE_KEYS},
         packed::Packing,
+        recycled::Recycled,
     },
 };
 
@@ -499,11 +500,20 @@ fn plan_volume(
         opaque,
         ..Later::default()
     };
+    let recycled = windows::recycled::names(tree, &census)?;
     for entry in &census.found {
         if wants_keys && keys::is_key_store(entry) {
             later.key_directories.push(entry.clone());
         }
-        plan_file(volume, tree, entry, rules, gathered, &mut part, &mut later)?;
+        let was = recycled.get(&entry.id);
+        plan_file(
+            (volume, tree),
+            (entry, was),
+            rules,
+            gathered,
+            &mut part,
+            &mut later,
+        )?;
     }
     let others: Vec<&str> = rules
         .iter()
@@ -634,17 +644,20 @@ fn names_file(rule: &Rule, names: &[Name], paths: &[WinPath]) -> bool {
     }
 }
 
+/// `was`: what it was before it came into the recycle bin.
 fn plan_file(
-    volume: &Volume,
-    tree: &dyn FileTree,
-    entry: &FileEntry,
+    (volume, tree): (&Volume, &dyn FileTree),
+    (entry, was): (&FileEntry, Option<&Recycled>),
     rules: &[Rule],
     gathered: &mut Gathered,
     part: &mut VolumePlan,
     later: &mut Later,
 ) -> Result<()> {
     for rule in rules {
-        let matched = names_file(rule, &entry.names, &entry.paths);
+        let recycled = was.map(Recycled::name).zip(rule.target.file_name());
+        let matched = names_file(rule, &entry.names, &entry.paths)
+            || matches!(rule.target, Target::FileAnywhere { .. })
+                && recycled.is_some_and(|(was, name)| was.eq_ascii(name));
         if !matched {
             continue;
         }
@@ -674,7 +687,18 @@ fn plan_file(
         {
             hidden::name_wanted(entry, part);
         }
-        let (evidence, bytes) = file_evidence(tree, entry);
+        let (mut evidence, mut bytes) = file_evidence(tree, entry);
+        match was {
+            Some(Recycled::File(name)) => {
+                evidence.push_str(&format!("; recycled, it was called {name}"));
+            }
+            Some(Recycled::Note(name)) => {
+                evidence.push_str(&format!("; the recycle bin's note on a {name}"));
+                // Its words are a path, no content of the removed file.
+                bytes = None;
+            }
+            None => {}
+        }
         if rule.effective_action() == Action::Delete {
             if let Some(bytes) = &bytes {
                 tokens::of_content(&entry.path(), bytes, &mut gathered.tokens);

@@ -10,7 +10,7 @@ pub mod generalization;
 pub mod ini;
 pub mod machine;
 pub mod packed;
-mod recycled;
+pub mod recycled;
 pub mod registry;
 pub mod sid;
 pub mod sysprep_actions;
@@ -138,6 +138,7 @@ pub fn patterns() -> Vec<NamePattern> {
     patterns.extend(REGISTRY_9X.map(NamePattern::exact));
     patterns.extend(RECYCLED_NAMES.map(NamePattern::prefix));
     patterns.push(NamePattern::prefix(recycled::NOTE));
+    patterns.push(NamePattern::exact(recycled::LIST));
     patterns
 }
 

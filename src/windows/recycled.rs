@@ -1,9 +1,10 @@
 //! The recycle bin: files that have lost their names, and the notes that know them.
 //!
-//! In: the census. Out: which transaction log belongs to which recycled hive.
-//! Facts from: the `$I` files of Windows Vista (version 1) and 10 (version 2), as libyal's
-//! documentation of the recycle bin formats has them. `INFO2` of earlier systems is not read: a
-//! recycled hive of theirs is judged without its logs.
+//! In: the census. Out: what recycled files were called, and which transaction log belongs to which
+//! recycled hive.
+//! Facts from: the `$I` files of Windows Vista (version 1) and 10 (version 2), and `INFO2` of earlier
+//! systems, as libyal's documentation of the recycle bin formats has them. A hive that `INFO2` knows
+//! is judged without its logs.
 
 use std::collections::HashMap;
 
@@ -22,6 +23,8 @@ const BINS: [&str; 2] = ["$Recycle.Bin", "RECYCLER"];
 pub(super) const FILE: &str = "$R";
 /// The note on it: the same, but this.
 pub(super) const NOTE: &str = "$I";
+/// The list of a bin before Vista.
+pub(super) const LIST: &str = "INFO2";
 /// A header and the longest path of Windows.
 const NOTE_LIMIT: u64 = 28 + 2 * 32_768;
 
@@ -34,6 +37,145 @@ mod note {
     /// Version 2: u32 count of units, the final zero included, then these.
     pub(super) const COUNT_V2: usize = 0x18;
     pub(super) const PATH_V2: usize = 0x1c;
+}
+
+/// [`LIST`]: 0x0C u32 length of a record; records from 0x14 on: 0x000 the old
+/// path in the system's code page (260 bytes), 0x104 u32 index, 0x108 u32 drive (0 is A); since
+/// Windows 2000 (800 bytes a record) 0x118 the path in UTF-16. The file is called `D`, the drive's
+/// letter, the index, the old extension.
+mod list {
+    pub(super) const RECORD_LEN: usize = 0x0c;
+    pub(super) const RECORDS: usize = 0x14;
+    pub(super) const ANSI: usize = 260;
+    pub(super) const INDEX: usize = 0x104;
+    pub(super) const DRIVE: usize = 0x108;
+    pub(super) const WIDE: usize = 0x118;
+    pub(super) const UNITS: usize = 260;
+    /// The longest one that is read: some ten thousand records.
+    pub(super) const LIMIT: u64 = 8 << 20;
+}
+
+/// What a file of the recycle bin is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recycled {
+    /// It was called so.
+    File(Name),
+    /// The note on a file that was called so.
+    Note(Name),
+}
+
+impl Recycled {
+    /// The name that is meant.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::File(name) | Self::Note(name) => name,
+        }
+    }
+}
+
+/// The name at the end of a path.
+fn last_of(path: &Name) -> Name {
+    let units = path.units();
+    let start = units.iter().rposition(|unit| *unit == u16::from(b'\\'));
+    let last = units.get(start.map_or(0, |at| at + 1)..);
+    Name(last.unwrap_or_default().to_vec())
+}
+
+/// A name without its extension, in capitals.
+fn base_of(name: &Name) -> Vec<u16> {
+    let units = name.units();
+    let dot = units.iter().rposition(|unit| *unit == u16::from(b'.'));
+    let base = units.get(..dot.unwrap_or(units.len())).unwrap_or_default();
+    base.iter().map(|u| crate::text::ascii_upcase(*u)).collect()
+}
+
+/// What the list of a bin knows: a file's name without extension, and its old path.
+fn listed(bytes: &[u8]) -> Result<Vec<(Vec<u16>, Name)>> {
+    let view = View::new(bytes, "recycle bin list");
+    let len = usize::try_from(view.u32(list::RECORD_LEN)?).unwrap_or(0);
+    let wide = list::WIDE + 2 * list::UNITS;
+    if len != list::WIDE && len != wide {
+        return Ok(Vec::new());
+    }
+    let records = bytes.get(list::RECORDS..).unwrap_or_default();
+    let mut out = Vec::new();
+    for record in records.chunks_exact(len) {
+        let view = View::new(record, "recycle bin list");
+        let units = match len == wide {
+            true => view.units(list::WIDE, list::UNITS)?,
+            false => {
+                let ansi = view.get(0, list::ANSI)?;
+                ansi.iter().map(|byte| u16::from(*byte)).collect()
+            }
+        };
+        let end = units.iter().position(|unit| *unit == 0);
+        let path = units.get(..end.unwrap_or(units.len())).unwrap_or_default();
+        let letter = u8::try_from(view.u32(list::DRIVE)?).unwrap_or(u8::MAX);
+        if path.is_empty() || letter >= 26 {
+            continue;
+        }
+        let letter = char::from(b'A' + letter);
+        let base = format!("D{letter}{}", view.u32(list::INDEX)?);
+        out.push((base.encode_utf16().collect(), Name(path.to_vec())));
+    }
+    Ok(out)
+}
+
+/// What the files of the recycle bin were called, and which notes are on them. What cannot be read
+/// names nothing.
+pub fn names(tree: &dyn FileTree, census: &Census) -> Result<HashMap<FileId, Recycled>> {
+    let in_bin = || {
+        let found = census.found.iter();
+        found.filter(|entry| !entry.is_directory && is_recycled(entry))
+    };
+    let read = |entry: &FileEntry, limit: u64| -> Result<Option<Vec<u8>>> {
+        if entry.len > limit {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; usize::try_from(entry.len).unwrap_or(0)];
+        match tree.read_at(entry.id, FileOffset(0), &mut bytes) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error) if error.kind() == Kind::Io => Err(error),
+            Err(_) => Ok(None),
+        }
+    };
+    let mut out = HashMap::new();
+    let mut by_base: HashMap<(FileId, Vec<u16>), FileId> = HashMap::new();
+    let mut notes = HashMap::new();
+    for entry in in_bin() {
+        for (name, parent) in entry.names.iter().zip(&entry.parents) {
+            by_base.insert((*parent, base_of(name)), entry.id);
+        }
+        if let Some((parent, rest)) = key(entry, NOTE)
+            && let Some(bytes) = read(entry, NOTE_LIMIT)?
+            && let Ok(Some(path)) = old_path(&bytes)
+        {
+            notes.insert((parent, rest.units().to_vec()), (entry.id, last_of(&path)));
+        }
+    }
+    for entry in in_bin() {
+        if let Some((parent, rest)) = key(entry, FILE)
+            && let Some((note, name)) = notes.get(&(parent, rest.units().to_vec()))
+        {
+            out.insert(entry.id, Recycled::File(name.clone()));
+            out.insert(*note, Recycled::Note(name.clone()));
+        }
+        let is_list = entry.names.iter().any(|name| name.eq_ascii(LIST));
+        let bytes = match is_list {
+            true => read(entry, list::LIMIT)?,
+            false => None,
+        };
+        let Some((parent, bytes)) = entry.parents.first().zip(bytes) else {
+            continue;
+        };
+        for (base, path) in listed(&bytes).unwrap_or_default() {
+            if let Some(id) = by_base.get(&(*parent, base)) {
+                out.insert(*id, Recycled::File(last_of(&path)));
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// A file that lies in a user's recycle bin itself: it has lost its name.
