@@ -109,9 +109,11 @@ pub(super) fn resume(
     let (mut new, mut buffer) = (0, Vec::new());
     for page in &promise.pages {
         buffer.resize(page.len.min(1 << 20), 0);
-        let is_new = host.read_at(page.at, &mut buffer).is_ok()
-            && hex::encode(Sha256::digest(&buffer)) == page.sha256;
-        new += usize::from(is_new);
+        // A page that cannot be read proves nothing: what was written down stays.
+        if host.read_at(page.at, &mut buffer).is_err() {
+            return Ok(false);
+        }
+        new += usize::from(hex::encode(Sha256::digest(&buffer)) == page.sha256);
     }
     // Not all: somebody wrote to it since, and yet only that run can tell what is gone.
     if new == 0 {
@@ -140,9 +142,10 @@ pub(super) fn resume(
 pub(super) fn fulfilled(voice: &Voice, reports: &[ImageReport]) {
     let told = |image: &Value| {
         let same = |report: &ImageReport| {
-            report.earlier.is_some()
-                || (image.get("path").and_then(Value::as_str) == Some(report.path.as_str())
-                    && report.done.as_ref().is_some_and(|done| done.written))
+            let done = report.done.as_ref();
+            let done = done.filter(|done| done.in_place && done.written);
+            let patches = done.and_then(|done| serde_json::to_value(&done.patches).ok());
+            report.earlier.is_some() || patches.is_some() && patches == patches_of(image)
         };
         reports.iter().any(same)
     };
@@ -155,11 +158,16 @@ pub(super) fn fulfilled(voice: &Voice, reports: &[ImageReport]) {
     }
 }
 
+fn patches_of(image: &Value) -> Option<Value> {
+    image.get("done")?.get("patches").cloned()
+}
+
 /// Whether this result of JSON tells what a clean removed.
 fn tells_of_a_clean(image: &Value) -> bool {
     let done = image.get("done");
     let is = |name: &str| done.and_then(|done| done.get(name));
-    is("written") == Some(&Value::Bool(true))
+    image.get("verb").and_then(Value::as_str) == Some("clean")
+        && is("written") == Some(&Value::Bool(true))
         && is("changed_bytes").and_then(Value::as_u64) > Some(0)
 }
 
@@ -190,12 +198,6 @@ pub(super) fn keep(path: &Path, new: &mut Value) {
     if !olds.iter().any(tells_of_a_clean) {
         return;
     }
-    let patches = |image: &Value| {
-        image
-            .get("done")
-            .and_then(|done| done.get("patches"))
-            .cloned()
-    };
     let kept: Vec<Value> = olds
         .iter()
         .filter(|old| match (cleans, tells_of_a_clean(old)) {
@@ -204,11 +206,10 @@ pub(super) fn keep(path: &Path, new: &mut Value) {
             (false, false) => !news
                 .iter()
                 .any(|new| same(old, new, "path") && same(old, new, "verb")),
-            // Another clean of the same image took away something else.
-            (true, true) => {
-                let mut twins = news.iter().filter(|new| same(old, new, "path")).peekable();
-                twins.peek().is_some() && twins.all(|new| patches(new) != patches(old))
-            }
+            // Another clean took away something else.
+            (true, true) => !news
+                .iter()
+                .any(|new| same(old, new, "path") && patches_of(new) == patches_of(old)),
             (true, false) => false,
         })
         .cloned()
@@ -220,10 +221,11 @@ pub(super) fn keep(path: &Path, new: &mut Value) {
         .chain(new.get("exit_code").and_then(Value::as_u64))
         .max();
     let redacted = |document: &Value| document.get("redacted") == Some(&Value::Bool(true));
-    let all_redacted = redacted(new) && (kept.is_empty() || redacted(&old));
+    // A document with any mark in it is no list of ids.
+    let any_redacted = redacted(new) || (!kept.is_empty() && redacted(&old));
     if let Some(new) = new.as_object_mut() {
         new.insert("exit_code".to_owned(), code.unwrap_or(0).into());
-        new.insert("redacted".to_owned(), all_redacted.into());
+        new.insert("redacted".to_owned(), any_redacted.into());
         if let Some(images) = new.get_mut("images").and_then(Value::as_array_mut) {
             images.splice(0..0, kept);
         }
