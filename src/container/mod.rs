@@ -587,6 +587,16 @@ impl Ways {
         ways.extend(damaged.then(|| DAMAGED.to_owned()));
         ways.extend(told);
         ways.extend(self.raw.then(|| SAY_RAW.to_owned()));
+        if ways.is_empty() && self.named {
+            ways.extend(match error.kind() {
+                Kind::Limit => Some(DAMAGED.to_owned()),
+                Kind::Refused => Some(
+                    "put the file that is named right, or take it away; the others are as they were"
+                        .to_owned(),
+                ),
+                _ => None,
+            });
+        }
         match ways.is_empty() {
             true => error,
             false => error.advise(ways.join("; ")),

@@ -179,6 +179,7 @@ pub(super) fn keep_certificates(
     rules: &[Rule],
     certificates: Vec<Certificate>,
     gone: &Gone,
+    found: &mut tokens::Tokens,
     plan: &mut Plan,
 ) {
     let mut kept: BTreeMap<Place<'_>, String> = BTreeMap::new();
@@ -203,7 +204,9 @@ pub(super) fn keep_certificates(
         parted.entry(certificate.store_place()).or_default();
     }
     for certificate in certificates.iter().filter(|one| !stays(one)) {
-        plan.tokens.extend(certificate.tokens.iter().cloned());
+        for token in &certificate.tokens {
+            tokens::Sink::put(found, token.clone());
+        }
         if let Some(edits) = parted.get_mut(&certificate.store_place()) {
             let mut key = certificate.store.clone();
             key.push(certificate.name.clone());

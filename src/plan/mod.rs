@@ -307,9 +307,9 @@ pub fn make_with(
             }
         }
     }
+    keys::keep_certificates(rules, certificates, &gone, &mut tokens, &mut plan);
     let (tokens, cut) = tokens.into_parts();
     plan.tokens = tokens;
-    keys::keep_certificates(rules, certificates, &gone, &mut plan);
     if let Some(part) = plan.volumes.first_mut().filter(|_| cut > 0) {
         part.skip(
             NotScanned::new(

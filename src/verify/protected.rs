@@ -10,22 +10,28 @@ use super::search::{Hit, Searcher};
 const STRIDE: usize = 512;
 /// The longest structure: an index block of the largest cluster that Windows formats with.
 pub(super) const MAX_LEN: usize = 64 << 10;
-const MAGICS: [&[u8; 4]; 3] = [b"FILE", b"INDX", b"RCRD"];
+/// The longest file record and log page.
+const SHORT_LEN: usize = 4 << 10;
+const MAGICS: [(&[u8; 4], usize); 3] = [
+    (b"FILE", SHORT_LEN),
+    (b"INDX", MAX_LEN),
+    (b"RCRD", SHORT_LEN),
+];
 
 /// Copies the structure that begins here with its own bytes back in place. `false`: none begins here.
 fn undo(bytes: &[u8], copy: &mut Vec<u8>) -> bool {
     let Some((magic, [o0, o1, c0, c1, ..])) = bytes.split_first_chunk::<4>() else {
         return false;
     };
-    if !MAGICS.contains(&magic) {
+    let Some((_, longest)) = MAGICS.iter().find(|(known, _)| *known == magic) else {
         return false;
-    }
+    };
     let offset = usize::from(u16::from_le_bytes([*o0, *o1]));
     let count = usize::from(u16::from_le_bytes([*c0, *c1]));
     let len = count.saturating_sub(1) * STRIDE;
     // The array lies behind the head and before the first place that it protects.
     let fits = offset >= 8 && offset.is_multiple_of(2) && offset + 2 * count <= STRIDE - 2;
-    if !fits || len == 0 || len > MAX_LEN {
+    if !fits || len == 0 || len > *longest {
         return false;
     }
     let Some((number, originals)) = bytes

@@ -1,5 +1,7 @@
 //! The raw search: every data extent of an image, and whose each hit is.
 
+use std::ops::Range;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -250,29 +252,30 @@ fn search_contents(
 }
 
 /// Hits that begin in one block of a container and end in the next one of the disk, which lies
-/// elsewhere in the file.
+/// elsewhere in the file; and those in protected structures that do. The disk is searched to both sides
+/// of each seam: what lies in one block is a hit that the file shows, too.
 fn across_seams(image: &Image, searcher: &Searcher) -> Result<Vec<Hit>> {
-    let mut out = Vec::new();
-    let reach = searcher.overlap() as u64;
-    let mut buffer = Vec::new();
-    let mut hits = Vec::new();
+    let reach = searcher.overlap().max(super::protected::MAX_LEN) as u64;
+    let mut ranges: Vec<Range<u64>> = Vec::new();
     for seam in image.places.seams() {
-        let start = seam.saturating_sub(reach);
-        let end = seam.saturating_add(reach).min(image.disk.len());
-        buffer.resize((end - start) as usize, 0);
-        image.disk.read_at(start, &mut buffer)?;
-        hits.clear();
-        searcher.find(&buffer, start, &mut hits);
-        for hit in &hits {
-            if hit.offset < seam
-                && hit.offset.saturating_add(hit.len) > seam
-                && let Some(offset) = image.places.file_offset(hit.offset)
-            {
-                out.push(Hit { offset, ..*hit });
-            }
+        let range = seam.saturating_sub(reach)..seam.saturating_add(reach).min(image.disk.len());
+        match ranges.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => ranges.push(range),
         }
     }
-    Ok(out)
+    let mut data = Vec::new();
+    for range in ranges {
+        data.extend(data_ranges(image.disk.as_ref(), range)?);
+    }
+    let (hits, _) = searcher.find_all(image.disk.as_ref(), None, &data, &|_| {})?;
+    Ok(hits
+        .into_iter()
+        .filter_map(|hit| {
+            let offset = image.places.file_offset(hit.offset)?;
+            Some(Hit { offset, ..hit })
+        })
+        .collect())
 }
 
 /// Where in the file a hit is, if the file holds those bytes.

@@ -252,6 +252,8 @@ impl Searcher {
         }
         let mut taken: HashMap<usize, usize> = HashMap::new();
         for group in &self.groups {
+            // Each group begins anew: a token has case variants in several.
+            taken.clear();
             let mut from = 0;
             while let Some((pattern, at)) = group.next(bytes, from) {
                 for (token, start) in &group.owners[pattern] {

@@ -52,7 +52,8 @@ impl<F: Format> Walk<F> {
         if let Some(system) = self.systems.iter().find(|system| has(&system.chain)) {
             return Ok(format!(" and the {}", system.name));
         }
-        for (other, node) in self.nodes.iter().enumerate().skip(1) {
+        // Those before it were checked: their chains lie apart, and end.
+        for (other, node) in self.nodes.iter().enumerate().take(index).skip(1) {
             let is_file = !node.is_directory() && !node.is_label();
             if is_file && other != index && F::chains(table, &node.entry)?.iter().any(has) {
                 return Ok(format!(" and {}", self.path(other)));
