@@ -312,8 +312,9 @@ fn traces_in_the_journals_are_reported_with_their_owner_and_left() {
     let (image, out) = (dir.path().join("in.img"), dir.path().join("out.img"));
     machine::write(&volume, &image);
     let args = ["clean", arg(&image), "-o", arg(&out), "--json", "-"];
-    let json = declone(&args).exits(0).json();
+    let json = declone(&args).exits(1).json();
     let report = &json["images"][0];
+    assert_eq!(report["left"][0]["class"], "journal");
     let searched = report["searched"].to_string();
     assert!(
         searched.contains("$LogFile") && searched.contains("$UsnJrnl"),

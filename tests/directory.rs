@@ -361,7 +361,8 @@ fn links_are_listed_and_nothing_behind_them_is_touched() {
     )
     .unwrap();
     let before = listing(outside.path());
-    let done = report(&clean(root).exits(0));
+    // One of them is called as what goes.
+    let done = report(&clean(root).exits(1));
     let said = done["not_scanned"].to_string();
     for name in [r"\\WINNT", r"\\up", r"\\magic", r"\\Smscfg.ini"] {
         assert!(said.contains(&format!("\"{name}\"")), "{name}: {said}");
@@ -391,8 +392,8 @@ fn what_is_no_regular_file_is_never_opened() {
     )
     .is_ok();
     let started = Instant::now();
-    let seen = report(&scan(root).exits(0));
-    let done = report(&clean(root).exits(0));
+    let seen = report(&scan(root).exits(4));
+    let done = report(&clean(root).exits(4));
     assert!(started.elapsed() < Duration::from_secs(20));
     for report in [&seen, &done] {
         let said = report["not_scanned"].to_string();
@@ -429,7 +430,7 @@ fn a_name_outside_keeps_what_is_in_the_file() {
         .iter()
         .map(|(_, n)| digest(&outside.path().join(n)))
         .collect();
-    let done = report(&clean(root).exits(0));
+    let done = report(&clean(root).exits(1));
     let after: Vec<String> = names
         .iter()
         .map(|(_, n)| digest(&outside.path().join(n)))

@@ -521,7 +521,7 @@ fn what_no_rule_looks_into_is_named() {
         "--json",
         "-",
     ];
-    let json = declone(&args).exits(0).json();
+    let json = declone(&args).exits(1).json();
     let report = &json["images"][0];
     let named = report["not_scanned"].to_string();
     for word in [

@@ -347,7 +347,7 @@ fn the_registry_of_windows_9x_is_named_and_its_files_go() {
         "--json",
         "-",
     ];
-    let json = declone(&args).exits(0).json();
+    let json = declone(&args).exits(1).json();
     let named: Vec<&str> = json["images"][0]["not_scanned"]
         .as_array()
         .unwrap()

@@ -189,9 +189,6 @@ fn add_unseen(directory: &Directory, part: &mut VolumePlan) -> Result<()> {
     // Whoever names a directory asked for its files.
     below.accepted = true;
     part.not_scanned.push(below);
-    let mut say = |class: UnseenClass, what: String, reason: String| {
-        part.not_scanned.push(NotScanned::new(class, what, reason));
-    };
     let (mut skipped, count) = directory.skipped();
     skipped.sort_by_key(|one| !one.named_so);
     let mut named = 0_u64;
@@ -212,8 +209,18 @@ fn add_unseen(directory: &Directory, part: &mut VolumePlan) -> Result<()> {
             Why::Special(what) => format!("it is {what}: not opened"),
         };
         named += 1;
-        say(class, one.path.to_string(), reason);
+        // A Windows volume has dozens of links within itself; only one called like what is looked for may
+        // stand for it.
+        let unseen = NotScanned::new(class, one.path.to_string(), reason);
+        let is_harmless = matches!(one.why, Why::Link(_) | Why::Special(_)) && !one.named_so;
+        part.not_scanned.push(match is_harmless {
+            true => unseen.harmless(),
+            false => unseen,
+        });
     }
+    let mut say = |class: UnseenClass, what: String, reason: String| {
+        part.not_scanned.push(NotScanned::new(class, what, reason));
+    };
     if count > named {
         say(
             UnseenClass::Elsewhere,

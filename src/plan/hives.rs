@@ -207,11 +207,8 @@ fn read_hive(
     let state = state_of(&opened)?;
     if let HiveBytes::Stuck { why, .. } = &opened {
         let reason = format!("{state}; shown as it is on disk: {}", why.what());
-        part.skip(NotScanned::of_file(
-            UnseenClass::Damaged,
-            &file.entry,
-            reason,
-        ));
+        // Its bytes were looked at, and its logs are searched like every file.
+        part.skip(NotScanned::of_file(UnseenClass::Damaged, &file.entry, reason).harmless());
     }
     if !edits.is_empty() || matches!(file.role, Role::Live(_)) {
         object_to_dirty(volume, tree, &file.entry, &file.logs, role, &opened, part);

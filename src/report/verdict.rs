@@ -127,10 +127,12 @@ impl ImageReport {
         let removable = self.findings.iter().any(|f| f.action == Action::Delete);
         // What an earlier report removed is searched for in any image.
         let searched_for = self.verb == "verify" && self.against;
-        (self.result, self.exit_code) = if removable || self.left_count() > 0 {
+        (self.result, self.exit_code) = if removable {
             ("findings", 1)
         } else if !looked {
             ("unread", 0)
+        } else if self.left_count() > 0 {
+            ("findings", 1)
         } else if !self.has_windows() && !terms.no_windows && !searched_for {
             self.add_no_windows();
             ("no_windows", super::NO_WINDOWS)

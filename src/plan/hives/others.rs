@@ -260,11 +260,8 @@ fn plan_other(
         HiveBytes::Stuck { primary, why, .. } => {
             let mut seen = look(primary, &extents)?;
             show(&mut seen, View::OnDisk);
-            part.skip(NotScanned::new(
-                UnseenClass::Damaged,
-                path.clone(),
-                format!("dirty; shown as it is on disk: {}", why.what()),
-            ));
+            let reason = format!("dirty; shown as it is on disk: {}", why.what());
+            part.skip(NotScanned::new(UnseenClass::Damaged, path.clone(), reason).harmless());
             seen
         }
     };
