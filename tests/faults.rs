@@ -303,7 +303,12 @@ fn the_identity_in_memory_is_never_dumped() {
     assert_eq!(fields[4], want, "{limits}");
     send(&child, Signal::TERM);
     let ended = end(child);
-    assert!(ended.status.signal().is_none(), "{ended:?}");
+    assert_eq!(
+        ended.status.signal(),
+        Some(Signal::TERM.as_raw()),
+        "{ended:?}"
+    );
+    assert!(!ended.status.core_dumped(), "{ended:?}");
 }
 
 // --- files that get shorter ---

@@ -627,6 +627,12 @@ fn a_redacted_report_holds_no_identity_in_any_spelling() {
             let mut args = args.clone();
             args.extend(["--json", arg(&json), "--html", arg(&page)]);
             args.extend(redact.then_some("--redact"));
+            if redact && args[0] == "clean" && args.contains(&"-o") {
+                // What the plain report tells is not given up for one without ids, nor mixed with it.
+                let ran = declone(&args).exits(2);
+                assert!(ran.err.contains("--redact"), "{}", ran.err);
+            }
+            fs::remove_file(&json).ok();
             let ran = declone(&args);
             assert!(ran.code <= 1, "{}", ran.err);
             let outputs = [
@@ -687,7 +693,7 @@ fn marks_are_the_same_within_a_run_and_mean_nothing_outside_it() {
     let report = dir.path().join("r.json");
     declone(&["scan", arg(&path), "--redact", "--json", arg(&report)]).exits(1);
     let ran = declone(&["compare", arg(&report), arg(&path)]).exits(4);
-    assert!(ran.err.contains("--redact"), "{}", ran.err);
+    assert!(ran.out.contains("--redact"), "{}", ran.out);
     let ran = declone(&["verify", arg(&path), "--against", arg(&report)]).exits(2);
     assert!(ran.out.contains("--redact"), "{}", ran.out);
 }

@@ -189,7 +189,7 @@ fn rules_remove_in_system_and_its_copies_and_below_names_with_a_dollar() {
         .file(&format!(r"{config}\RegBack\SYSTEM"), copy.clone());
     scene.volume.file(
         &format!(r"{config}\SYSTEM.LOG1"),
-        put::utf16("GOES-SYSTEM-0123456789"),
+        [b"regf".to_vec(), put::utf16("GOES-SYSTEM-0123456789")].concat(),
     );
     let restored = r"\System Volume Information\_restore{1}\RP1\snapshot\_REGISTRY_MACHINE_SYSTEM";
     scene.volume.file(restored, copy);

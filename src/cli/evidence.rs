@@ -175,14 +175,24 @@ fn same(one: &Value, other: &Value, name: &str) -> bool {
     one.get(name) == other.get(name)
 }
 
+fn read_old(path: &Path) -> Option<Value> {
+    let small = std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= MAX_REPORT);
+    let bytes = small.then(|| std::fs::read(path).ok()).flatten()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Whether a report that is there tells of a clean, and holds what was removed.
+pub(super) fn tells_plainly(path: &Path) -> bool {
+    read_old(path).is_some_and(|old| {
+        let images = old.get("images").and_then(Value::as_array);
+        old.get("redacted") != Some(&Value::Bool(true))
+            && images.is_some_and(|images| images.iter().any(tells_of_a_clean))
+    })
+}
+
 /// Puts before the results of `new` those of the report that it replaces which nothing else tells.
 pub(super) fn keep(path: &Path, new: &mut Value) {
-    let small = std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= MAX_REPORT);
-    let old = small
-        .then(|| std::fs::read(path).ok())
-        .flatten()
-        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    let Some(old) = old else {
+    let Some(old) = read_old(path) else {
         return;
     };
     let empty = Vec::new();

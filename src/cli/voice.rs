@@ -53,6 +53,17 @@ impl Voice {
         }
         if let Some(path) = self.json_file() {
             crate::apply::check_report(path, precious)?;
+            if self.redact && evidence::tells_plainly(path) {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!(
+                        "{}: it tells of a clean, with the ids in it; a report without them must not \
+                         replace it",
+                        escape(&path.display().to_string())
+                    ),
+                )
+                .advise("choose another name for the report with --redact"));
+            }
         }
         if let Some(path) = &self.html {
             crate::apply::check_report(path, &self.page_precious(precious))?;
