@@ -287,7 +287,7 @@ fn stale_bytes_of_a_set_go_with_every_clean() {
         assert!(was.dirt > 5000);
         assert_eq!((is.dirt, is.integrity, &is.xml), (0, true, &was.xml));
     }
-    declone(&prove).exits(0);
+    declone(&plain).exits(0);
     assert!(read_all(dir.path()) == after, "nothing is written twice");
 }
 

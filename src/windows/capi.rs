@@ -149,7 +149,7 @@ fn parse_key_place(value: &[u8]) -> Result<KeyPlace> {
         head.is_some_and(|head| head.eq_ignore_ascii_case(start))
     };
     let is_rsa = provider::RSA.contains(&kind)
-        || kind == provider::NO_KIND && provider::RSA_NAMES.iter().any(|start| starts(&start));
+        || kind == provider::NO_KIND && provider::RSA_NAMES.iter().any(starts);
     let is_cng = kind == provider::NO_KIND && maker.eq_ignore_ascii_case(provider::CNG_NAME);
     if !is_rsa && !is_cng {
         return Ok(KeyPlace::Elsewhere(format!(
