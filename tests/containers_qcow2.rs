@@ -212,7 +212,7 @@ fn an_identity_in_a_cluster_that_nothing_references_is_zeroed() {
     assert_eq!(be64(&now, absent), entry);
     // With an extension that declone does not know it may be that one's.
     put(&mut leaked, 104, &[0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0]);
-    let (now, said) = cleaned(&leaked, 0);
+    let (now, said) = cleaned(&leaked, 1);
     assert_eq!(&now[spare..spare + 36], GUID.as_bytes());
     assert!(said.contains("LEFT"), "{said}");
 }

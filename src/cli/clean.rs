@@ -755,6 +755,9 @@ impl Clean<'_> {
             edited = true;
             target.places.seal()?;
         }
+        if !gone.is_empty() {
+            drop_gone(overlay.as_ref(), &mut seen)?;
+        }
         let target = match overlay.writes() == before {
             true => target,
             false => {
@@ -855,6 +858,29 @@ fn expect_of(target: &Image, written: &Written) -> Result<()> {
         Some(writer) => writer.expect(written),
         None => Ok(()),
     }
+}
+
+/// What was wiped in one place may have stood in another with it: a file record in `$MFTMirr`. Hits of
+/// which nothing but zeros is left are no hits any more.
+fn drop_gone(overlay: &dyn BlockDevice, seen: &mut Verification) -> Result<()> {
+    let mut keep = Vec::with_capacity(seen.hits.len());
+    let mut bytes = Vec::new();
+    for hit in &seen.hits {
+        let end = hit.offset.checked_add(hit.len);
+        keep.push(match end.filter(|end| *end <= overlay.len()) {
+            Some(_) => {
+                bytes.resize(hit.len as usize, 0);
+                overlay.read_at(hit.offset, &mut bytes)?;
+                !crate::bytes::all_zero(&bytes)
+            }
+            None => true,
+        });
+    }
+    let mut kept = keep.iter();
+    seen.residues.retain(|_| *kept.next().unwrap_or(&true));
+    let mut kept = keep.iter();
+    seen.hits.retain(|_| *kept.next().unwrap_or(&true));
+    Ok(())
 }
 
 /// Wipes what is stale; those hits leave `seen` and are returned.
