@@ -473,7 +473,8 @@ fn saved_hives_under_other_names_are_cleaned_and_what_is_none_is_left() {
     changed.extend(bins.map(str::to_owned));
     // The identity of the copies is also in a free cell of the live hive.
     changed.push(HIVE.to_owned());
-    let ran = images.cleaned(&[], &changed, &[OLD, NEW, BETWEEN]);
+    // One of them is cut off: nobody knows what was in it.
+    let ran = images.cleaned(&["--accept", "damaged"], &changed, &[OLD, NEW, BETWEEN]);
     assert!(
         ran.out.contains("cut.HIV") && !ran.out.contains("text.hiv"),
         "{}",

@@ -271,7 +271,9 @@ fn a_killed_clean_is_told_by_the_next_run() {
     let dirty = fs::read(&image).unwrap();
     let args = ["clean", arg(&image), "--in-place", "--json", arg(&report)];
     let ran = declone(&args);
-    let want = json(&report)["images"][0].clone();
+    let mut want = json(&report)["images"][0].clone();
+    // How much of the file is holes depends on how it was written.
+    want["searched"] = 0.into();
     let clean = fs::read(&image).unwrap();
     let mut resumed = 0;
     for step in 0..40 {
@@ -302,6 +304,7 @@ fn a_killed_clean_is_told_by_the_next_run() {
         let mut now = json(&report)["images"][0].clone();
         resumed += u32::from(now["resumed"] == true);
         now["resumed"] = false.into();
+        now["searched"] = 0.into();
         assert_eq!(now, want, "step {step}");
         assert_eq!(names(dir.path()), ["a.img", "a.json"], "step {step}");
     }

@@ -206,7 +206,8 @@ fn run_case(rule: &str, dir: &Path) {
         "--json",
         "-",
     ])
-    .exits(0);
+    // The certificates beside it are made of the same bytes.
+    .exits(i32::from(rule.ends_with(".cert")));
     let deleted = found(&ran.json(), rule);
     assert_eq!(deleted.len(), case.goes.len(), "{rule}: {deleted:#?}");
     assert!(
@@ -442,8 +443,8 @@ fn an_advanced_client_loses_certificates_and_exactly_their_keys() {
         assert!(count(&before, mark) > 0, "{mark}");
         assert_eq!(count(&before, mark), count(&after, mark), "{mark}");
     }
-    let again = declone(&["clean", arg(&out), "--in-place", "--rules", "sms-advanced"]).exits(0);
-    assert!(again.out.contains("Nothing to do"), "{}", again.out);
+    let again = declone(&["clean", arg(&out), "--in-place", "--rules", "sms-advanced"]).exits(1);
+    assert!(again.out.contains("No rule matches"), "{}", again.out);
     assert_eq!(after, fs::read(&out).unwrap());
     // The default profile does not touch any of it but the ini.
     let third = dir.path().join("c.img");

@@ -27,6 +27,8 @@ use crate::{
     },
 };
 
+/// Why a temporary file of ours is not looked at.
+const LEFTOVER: &str = "a temporary file of a clean that was interrupted; `clean` removes it";
 /// `--format` for it.
 const FORMAT: &str = "dir";
 /// Links and the like are named one by one up to here, and counted.
@@ -232,7 +234,7 @@ fn add_unseen(directory: &Directory, part: &mut VolumePlan) -> Result<()> {
         say(
             UnseenClass::Unsearched,
             directory.path(&link).to_string(),
-            "a temporary file of a clean that was interrupted; `clean` removes it".to_owned(),
+            LEFTOVER.to_owned(),
         );
     }
     let hives = part.hives.iter().filter(|hive| hive.is_written());
@@ -316,6 +318,10 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     let bar = common.progress();
     let directory = Directory::open(&args.image)?;
     let (image, mut plan) = look(&directory, rules, &bar, report)?;
+    // These go with whatever else is done.
+    for unseen in &mut report.not_scanned {
+        unseen.harmless |= unseen.reason == LEFTOVER;
+    }
     plan.tokens.extend(args.seek.tokens()?);
     tokens::tidy(&mut plan.tokens);
     report.tokens.clone_from(&plan.tokens);
