@@ -479,7 +479,7 @@ fn other_mounts_are_not_entered() {
     let kept = fs::read(tmpfs.join("Smscfg.ini"));
     tool("umount", &[arg(&tmpfs)]);
     tool("umount", &[arg(&bind)]);
-    let done = report(&done.exits(0));
+    let done = report(&done.exits(1));
     assert_eq!(kept.unwrap(), machine::ini().as_bytes());
     assert_eq!(listing(outside.path()), before);
     let said = done["not_scanned"].to_string();
