@@ -173,7 +173,8 @@ impl Images {
         changed.sort();
         assert_eq!(other, changed);
         let again = self.dir.path().join("again.img");
-        let second = declone(&["clean", arg(&self.out), "-o", arg(&again)]).exits(0);
+        let second = ["clean", arg(&self.out), "-o", arg(&again)];
+        let second = declone(&[&second, more].concat()).exits(0);
         assert!(second.out.contains("Nothing to do"), "{}", second.out);
         assert_eq!(digest(&again), digest(&self.out));
         ran
