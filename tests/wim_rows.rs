@@ -140,7 +140,7 @@ fn solid_resources_that_lie() {
     // What nothing references cannot be counted then.
     refused("a file across the end", &behind, 4, 4, &["expected"]);
     let nowhere = with(last + 8, &(len + 1).to_le_bytes());
-    refused("a file of no resource", &nowhere, 1, 4, &["of none"]);
+    refused("a file of no resource", &nowhere, 4, 4, &["of none"]);
     let twice = with(hive, &((size + 1) | (0x10 << 56)).to_le_bytes());
     refused("overlap", &twice, 4, 4, &["place of their own"]);
     // A byte of the hive, and one of its neighbour.
