@@ -278,7 +278,7 @@ fn asked(args: &CleanArgs) -> String {
             args.quick,
             args.accept_dirty,
             args.waived(),
-            &common.accepted,
+            (&common.accepted, &args.seek),
         )
     )
 }

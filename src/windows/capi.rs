@@ -215,36 +215,11 @@ pub fn container_of(file: &[u8]) -> Option<String> {
     plain.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
-/// Whether the head of a file of the newer store says that it is this container's. The name's own field
-/// decides; in a file of another build the name must stand alone, no letter before or behind it.
+/// Whether the head of a file of the newer store says that it is this container's. Only the name's own
+/// field decides: a private key is not taken out because a name stands somewhere in its file.
 #[must_use]
 pub fn is_cng_file_of(head: &[u8], container: &str) -> bool {
-    let container = container.to_lowercase();
-    if let Some(name) = cng_name(head) {
-        return name.to_lowercase() == container;
-    }
-    let wanted: Vec<u8> = container
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    let is_part = |pair: Option<&[u8]>| {
-        pair.is_some_and(|pair| match pair {
-            [low, 0] => low.is_ascii_graphic(),
-            _ => false,
-        })
-    };
-    let lower: Vec<u8> = head.iter().map(u8::to_ascii_lowercase).collect();
-    (0..lower.len()).any(|at| {
-        let Some(end) = at.checked_add(wanted.len()) else {
-            return false;
-        };
-        let before = at.checked_sub(2).and_then(|from| lower.get(from..at));
-        let behind = end.checked_add(2).and_then(|to| lower.get(end..to));
-        !wanted.is_empty()
-            && lower.get(at..end) == Some(wanted.as_slice())
-            && !is_part(before)
-            && !is_part(behind)
-    })
+    cng_name(head).is_some_and(|name| name.to_lowercase() == container.to_lowercase())
 }
 
 /// The container's name in its field, if the file has one.
@@ -381,12 +356,12 @@ mod tests {
         for other in ["SMS", "te-SMS2", "te", ""] {
             assert!(!is_cng_file_of(&file, other), "{other}");
         }
-        // Another build: the name somewhere.
+        // The name somewhere else is no proof: the key stays, and its certificate with it.
         let mut other = vec![9; 7];
         other.extend(&name);
-        assert!(is_cng_file_of(&other, "TE-sms") && !is_cng_file_of(&other, "SMS"));
-        for cut in 0..other.len() {
-            assert!(!is_cng_file_of(&other[..cut], "te-sms"));
+        assert!(!is_cng_file_of(&other, "te-sms"));
+        for cut in 0..file.len() {
+            assert!(cut >= 0x2c + name.len() || !is_cng_file_of(&file[..cut], "te-sms"));
         }
     }
 
