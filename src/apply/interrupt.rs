@@ -48,6 +48,11 @@ impl Signal {
 
     /// Ends the program by it, as if it had never been caught.
     fn end(self) -> ! {
+        // The first process of a container: the kernel does not let a signal of default effect end it.
+        // What a shell makes of such an end is the next best.
+        if rustix::process::getpid().is_init() {
+            signal_hook::low_level::exit(128_i32.saturating_add(self.0));
+        }
         signal_hook::low_level::emulate_default_handler(self.0).ok();
         // `_exit`: exit handlers and buffers belong to threads that still run.
         signal_hook::low_level::exit(UNCHANGED)

@@ -17,4 +17,6 @@ mod report_file;
 pub mod stage;
 pub mod undo;
 
-pub use report_file::{Intent, check_report, read_intent, write_intent, write_report};
+pub use report_file::{
+    Intent, check_intent, check_report, read_intent, write_intent, write_report,
+};

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid},
+    fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid},
     io::Errno,
     process::Pid,
 };
@@ -289,13 +289,29 @@ fn sweep(dir: &OwnedFd, name: &OsStr) {
     }
 }
 
+/// What may have the name already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Put {
+    /// It is replaced.
+    Over,
+    /// Nothing has it.
+    New,
+}
+
 /// Writes it beside the name, then gives it the name.
 fn replace(at: &Path, bytes: &[u8], old: Option<&Metadata>) -> std::io::Result<()> {
+    put(at, bytes, old, Put::Over)
+}
+
+fn put(at: &Path, bytes: &[u8], old: Option<&Metadata>, how: Put) -> std::io::Result<()> {
     let (dir, name) = directory_of(at)?;
     sweep(&dir, &name);
     let (file, temporary, scratch) = temporary(&dir, &name)?;
     let done = fill(&file, bytes, old).and_then(|()| {
-        rustix::fs::renameat(&dir, &temporary, &dir, &name)?;
+        match how {
+            Put::Over => rustix::fs::renameat(&dir, &temporary, &dir, &name)?,
+            Put::New => rename_new(&dir, &temporary, &name)?,
+        }
         Ok(())
     });
     if done.is_err() {
@@ -306,6 +322,19 @@ fn replace(at: &Path, bytes: &[u8], old: Option<&Metadata>) -> std::io::Result<(
     // The report is whole under either name; a file system without this has its own order.
     rustix::fs::fsync(&dir).ok();
     Ok(())
+}
+
+/// Gives the temporary file a name that nothing has, in one step where the file system can.
+fn rename_new(dir: &OwnedFd, temporary: &str, name: &OsStr) -> rustix::io::Result<()> {
+    match rustix::fs::renameat_with(dir, temporary, dir, name, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        other => return other,
+    }
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Err(Errno::EXIST),
+        Err(Errno::NOENT) => rustix::fs::renameat(dir, temporary, dir, name),
+        Err(e) => Err(e),
+    }
 }
 
 /// What a clean in place is about to remove, beside the report that will tell it: see [`write_intent`].
@@ -333,15 +362,8 @@ pub fn write_intent(report: &Path, bytes: &[u8]) -> Result<Option<Intent>> {
         return Ok(None);
     }
     let path = intent_of(report);
-    if path.exists() {
-        return Err(Error::refused(format!(
-            "{}: what another clean was about to remove lies beside it",
-            title(report)
-        ))
-        .advise("run that clean again with this report, or choose another name for the report of this one"));
-    }
     let hold = interrupt::hold();
-    let made = replace(&path, bytes, None).and_then(|()| {
+    let made = put(&path, bytes, None, Put::New).and_then(|()| {
         let (dir, name) = directory_of(&path)?;
         Ok(interrupt::scratch(dir, name.to_string_lossy().into_owned()))
     });
@@ -351,9 +373,24 @@ pub fn write_intent(report: &Path, bytes: &[u8]) -> Result<Option<Intent>> {
             path,
             _scratch: Some(scratch),
         })),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::refused(format!(
+            "{}: what another clean was about to remove lies next to it",
+            title(report)
+        ))
+        .advise(
+            "run that clean again with this report, or choose another name for the report of this one",
+        )),
         Err(e) => {
             Err(failed(&e).advise("the image is as it was; choose a report that can be written"))
         }
+    }
+}
+
+/// Finds out early whether [`write_intent`] can write.
+pub fn check_intent(report: &Path) -> Result<()> {
+    match place(report, &[])? {
+        Place::File(..) => try_name(&intent_of(report), &[]),
+        Place::Stream => Ok(()),
     }
 }
 

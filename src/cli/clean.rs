@@ -5,6 +5,7 @@ use std::{collections::HashSet, ops::Range, path::Path, sync::Arc};
 use super::{
     CleanArgs, evidence, facts,
     place::{self, Writable},
+    present,
 };
 use crate::{
     apply::{
@@ -60,6 +61,12 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
     let bar = common.progress();
     let journal = common.journal.path.as_deref();
     let mut writable = None;
+    let mut may_resume = false;
+    // Why OUT cannot be made, if it is there and may be this clean's.
+    let mut taken = None;
+    if args.in_place && !args.dry_run {
+        evidence::check(&common.voice)?;
+    }
     let host = if args.in_place {
         let mut image = Writable::open(&args.image, journal)?;
         if args.dry_run {
@@ -69,8 +76,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         }
         image.gather(&options)?;
         let host = image.host.clone();
-        if !args.dry_run && evidence::resume(&common.voice, Some(&asked(args)), &host, report)? {
-            return Ok(());
+        if !args.dry_run {
+            let asked = asked(args);
+            may_resume = evidence::pick_up(&common.voice, Some(&asked), &host, report)?;
         }
         writable = Some(image);
         host
@@ -80,7 +88,14 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         if let (Some(out), false, None) = (&args.output, args.dry_run, args.to) {
             match host.is_set() {
                 true => OutputSet::precheck(&host, out)?,
-                false => Output::precheck(host.first(), out, args.force)?,
+                false => {
+                    if let Err(error) = Output::precheck(host.first(), out, args.force) {
+                        if args.force || !present::may_be_done(host.first(), out) {
+                            return Err(error);
+                        }
+                        taken = Some(error);
+                    }
+                }
             }
         }
         host
@@ -220,6 +235,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
                 Err(error) => report.errors.push((&error).into()),
             }
         }
+        if may_resume && change.is_empty() {
+            evidence::resume(report, done.sha256.as_deref());
+        }
     } else if let Some(out) = &args.output {
         done.patches = patch_facts(
             disk.is_none().then_some(host.as_ref()),
@@ -235,10 +253,24 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
                 None => common.options(&args.image),
             },
         };
-        match host.is_set() && disk.is_none() {
-            true => copy.write_set(out, (&patches, &ranges), rules, &bar, &mut done)?,
-            false => {
-                let new_len = ranges.last().map_or(0, |range| range.end);
+        let new_len = ranges.last().map_or(0, |range| range.end);
+        match (taken, host.is_set() && disk.is_none()) {
+            (Some(error), _) => {
+                let mut tick = |at| bar.tick("comparing", at, new_len);
+                if !present::is_written(out, base.as_ref(), (&patches, new_len), &mut tick)? {
+                    return Err(error);
+                }
+                host.first().check_unchanged()?;
+                done.written = true;
+                done.output = Some(escape(&out.display().to_string()));
+                report.remarks.push(
+                    "OUT was there already and is, byte for byte, what this clean writes: it was left \
+                     as it is"
+                        .to_owned(),
+                );
+            }
+            (None, true) => copy.write_set(out, (&patches, &ranges), rules, &bar, &mut done)?,
+            (None, false) => {
                 copy.write(out, (&patches, new_len), args, rules, &bar, &mut done)?;
             }
         }
@@ -266,7 +298,7 @@ pub(super) fn say_no_windows(report: &mut ImageReport, terms: &Terms, rules: &[R
 }
 
 /// What decides which changes a clean makes, and what is said of them.
-fn asked(args: &CleanArgs) -> String {
+pub(super) fn asked(args: &CleanArgs) -> String {
     let common = &args.common;
     format!(
         "{:?}",
@@ -404,7 +436,9 @@ fn write_in_place(
         .map(|path| crate::text::escape(&path.display().to_string()));
     report.done = Some(done);
     let (voice, host) = (&args.common.voice, image.host.clone());
-    let promise = evidence::promise(voice, &asked(args), &host, change, rules, report);
+    let pages = evidence::pages(change);
+    let path = host.first().path();
+    let promise = evidence::promise(voice, &asked(args), path, pages, rules, report);
     let done = report.done.take().unwrap_or_default();
     report.result = before;
     let promise = promise?;
@@ -604,7 +638,7 @@ pub(super) fn refuse(
 ) -> Result<()> {
     let waived = args.waived();
     let ids: Vec<&str> = waived.iter().map(|(id, _)| *id).collect();
-    let mut reasons = plan::refusals(image, plan, args.accept_dirty, &ids);
+    let reasons = reasons(image, plan, options, (args.accept_dirty, &ids));
     let obstacles = plan.volumes.iter().flat_map(|part| &part.obstacles);
     let mut said = HashSet::new();
     for obstacle in obstacles {
@@ -630,6 +664,24 @@ pub(super) fn refuse(
                 .collect::<String>()
         ));
     }
+    let mut reasons = reasons.into_iter();
+    let Some(first) = reasons.next() else {
+        return Ok(());
+    };
+    for other in reasons {
+        report.errors.push((&other).into());
+    }
+    Err(first)
+}
+
+/// The reasons that the image itself gives. They are taken out of `plan`.
+pub(super) fn reasons(
+    image: &Image,
+    plan: &mut Plan,
+    options: &Options,
+    (accept_dirty, waived): (bool, &[&str]),
+) -> Vec<Error> {
+    let mut reasons = plan::refusals(image, plan, accept_dirty, waived);
     // A volume that cannot be looked into may hold the identity: say so instead of "clean".
     let readable = image.volumes.iter().any(|volume| volume.tree().is_some());
     for volume in &image.volumes {
@@ -665,14 +717,7 @@ pub(super) fn refuse(
             error.advise(advice)
         });
     }
-    let mut reasons = reasons.into_iter();
-    let Some(first) = reasons.next() else {
-        return Ok(());
-    };
-    for other in reasons {
-        report.errors.push((&other).into());
-    }
-    Err(first)
+    reasons
 }
 
 struct Clean<'a> {

@@ -284,7 +284,7 @@ pub(super) fn run(
         .iter()
         .filter_map(|rule| Some((rule.id.as_str(), rule.identity.as_deref()?)))
         .collect();
-    let (mut images, mut seen) = (Vec::new(), HashSet::new());
+    let (mut images, mut seen) = (Vec::new(), Seen::default());
     for path in inputs {
         match look(path, &args.common, rules, &known, &mut seen) {
             Ok(some) => images.extend(some),
@@ -374,7 +374,7 @@ fn look(
     common: &Common,
     rules: &[Rule],
     known: &HashMap<&str, &str>,
-    seen: &mut HashSet<String>,
+    seen: &mut Seen,
 ) -> Result<Vec<Compared>> {
     if let Some(report) = read_report(path)? {
         let shown = escape(&path.display().to_string());
@@ -385,7 +385,7 @@ fn look(
             .advise("compare the image itself, or a report made without --redact"));
         }
         let new = report.images.into_iter().filter(|image| {
-            let new = seen.insert(told(image));
+            let new = seen.is_new(image);
             if !new {
                 complain(&format!(
                     "report {shown}: an image that was compared already, taken once"
@@ -463,12 +463,34 @@ fn no_report(shown: &str, e: &serde_json::Error) -> Error {
     )
 }
 
-/// What makes two results those of one image: its path, and every place in which anything was found.
-/// Less would take clones of one master for one image.
-fn told(image: &serde_json::Value) -> String {
-    let fields = ["path", "image", "volumes", "machines", "findings"];
-    let all: Vec<String> = fields.iter().map(|name| image[*name].to_string()).collect();
-    all.join("\n")
+/// The results that were taken, by image.
+#[derive(Default)]
+struct Seen(HashMap<String, HashSet<String>>);
+
+impl Seen {
+    /// Whether a result of a report tells something new. Two are of one image if path and identity are the
+    /// same, and everything that was found; or if the second found nothing, as after a clean. Less would
+    /// take clones of one master, under one name in two directories, for one image.
+    fn is_new(&mut self, image: &serde_json::Value) -> bool {
+        let identity = &image["image"]["identity"];
+        let key = match identity.is_object() {
+            true => format!("{}\n{identity}", image["path"]),
+            // A report of an older version.
+            false => ["path", "image", "volumes"]
+                .map(|name| image[name].to_string())
+                .join("\n"),
+        };
+        let is_none = |name: &str| image[name].as_array().is_none_or(Vec::is_empty);
+        let machines = image["machines"].to_string();
+        let found = format!("{}\n{machines}", image["findings"]);
+        let before = self.0.entry(key).or_default();
+        let is_after = identity.is_object()
+            && is_none("findings")
+            && before
+                .iter()
+                .any(|found| is_none("machines") || found.ends_with(&machines));
+        !is_after && before.insert(found)
+    }
 }
 
 fn compared(path: String, image: &document::Image, known: &HashMap<&str, &str>) -> Compared {

@@ -2,9 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{CleanArgs, Common, clean, facts, progress::Bar, scan};
+use super::{CleanArgs, Common, clean, evidence, facts, foresee, progress::Bar, scan};
 use crate::{
     apply::{
+        Intent,
         directory::{self, Work},
         interrupt,
         stage::{self, StagedVolume},
@@ -135,8 +136,10 @@ pub(super) fn scan(
 ) -> Result<()> {
     let bar = common.progress();
     let directory = Directory::open(path)?;
-    let (image, plan) = look(&directory, rules, &bar, report)?;
+    let (image, mut plan) = look(&directory, rules, &bar, report)?;
     scan::settle(report, &image, &plan, (rules, terms));
+    plan.volumes.iter_mut().for_each(refuse_links);
+    foresee::of_directory(report, &image, plan, &common.options(path));
     Ok(())
 }
 
@@ -316,8 +319,14 @@ fn refuse_live(directory: &Directory, part: &VolumePlan) -> Result<()> {
 pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
     let common = &args.common;
     let bar = common.progress();
+    if !args.dry_run {
+        evidence::check(&common.voice)?;
+    }
     let directory = Directory::open(&args.image)?;
     let (image, mut plan) = look(&directory, rules, &bar, report)?;
+    let asked = clean::asked(args);
+    let may_resume =
+        !args.dry_run && evidence::pick_up_directory(&common.voice, &asked, &args.image, report)?;
     // These go with whatever else is done.
     for unseen in &mut report.not_scanned {
         unseen.harmless |= unseen.reason == LEFTOVER;
@@ -378,9 +387,17 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     if args.dry_run || nothing {
         report.done = Some(done);
         report.settle_clean(&terms, rules);
+        if may_resume {
+            evidence::resume(report, None);
+        }
         return Ok(());
     }
     directory.close();
+    // What an earlier run wrote down tells of this rest, too.
+    let mut promise = None;
+    if !may_resume {
+        promise = promise_of(args, &asked, rules, &mut done, report)?;
+    }
     let hold = interrupt::hold();
     report.phase = Phase::Writing;
     let outcome = directory::commit(&directory, &work, &mut |_| {});
@@ -397,6 +414,9 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
         Some(error) => {
             report.phase = Phase::Untouched;
             hold.release();
+            if let Some(promise) = promise {
+                promise.remove();
+            }
             return Err(error);
         }
     }
@@ -406,7 +426,32 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     report.phase = Phase::Changed;
     report.result = "cleaned";
     report.settle_clean(&terms, rules);
+    if may_resume {
+        evidence::resume(report, None);
+    }
     Ok(())
+}
+
+/// Writes down what the report will be.
+fn promise_of(
+    args: &CleanArgs,
+    asked: &str,
+    rules: &[Rule],
+    done: &mut Done,
+    report: &mut ImageReport,
+) -> Result<Option<Intent>> {
+    let (before, code) = (report.result, report.exit_code);
+    let left = report.left.clone();
+    report.result = "cleaned";
+    done.written = true;
+    report.done = Some(std::mem::take(done));
+    report.settle_clean(&args.common.accepted.terms(), rules);
+    let voice = &args.common.voice;
+    let promise = evidence::promise(voice, asked, &args.image, Vec::new(), rules, report);
+    *done = report.done.take().unwrap_or_default();
+    done.written = false;
+    (report.result, report.exit_code, report.left) = (before, code, left);
+    promise
 }
 
 fn tell(staged: &StagedVolume, part: &VolumePlan, done: &mut Done) {

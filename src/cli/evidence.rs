@@ -4,7 +4,7 @@
 //! run of the image with the same report finishes it. And a report that tells of a clean is not replaced
 //! by one that tells of none.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::{
     apply::{self, Intent, change::Change},
     device::{BlockDevice, HostSet},
     error::{Error, Kind, Result},
-    report::{Earlier, ImageReport},
+    report::{Earlier, ImageReport, Phase, html},
     rules::Rule,
     text::escape,
 };
@@ -24,15 +24,15 @@ use crate::{
 const MAX_REPORT: u64 = 1 << 30;
 
 /// A page of the image after the change.
-#[derive(Serialize, Deserialize)]
-struct Page {
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Page {
     at: u64,
     len: usize,
     sha256: String,
 }
 
 /// What lies beside the report.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Promise {
     declone_intent: u32,
     /// The image's path, without links.
@@ -43,24 +43,24 @@ struct Promise {
     earlier: Earlier,
 }
 
-fn real(host: &HostSet) -> String {
-    let path = host.first().path();
+fn real(path: &Path) -> String {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     escape(&real.display().to_string())
 }
 
-/// Writes down what `report` says, before `change` is made. The report is as it will be.
-pub(super) fn promise(
-    voice: &Voice,
-    asked: &str,
-    host: &HostSet,
-    change: &Change,
-    rules: &[Rule],
-    report: &ImageReport,
-) -> Result<Option<Intent>> {
-    let Some(path) = voice.json_file().filter(|_| !voice.redacts()) else {
-        return Ok(None);
-    };
+/// The report that is kept safe. With marks in it, nothing could be told in full: a later run without
+/// them does that.
+fn safe(voice: &Voice) -> Option<&Path> {
+    voice.json_file().filter(|_| !voice.redacts())
+}
+
+/// Finds out early whether [`promise`] can be written.
+pub(super) fn check(voice: &Voice) -> Result<()> {
+    safe(voice).map_or(Ok(()), apply::check_intent)
+}
+
+/// The pages that tell whether a change was made.
+pub(super) fn pages(change: &Change) -> Vec<Page> {
     // What is cut off cannot be read again.
     let pages = change.pages().iter().filter(|page| page.len > 0);
     let pages = pages.map(|page| Page {
@@ -68,11 +68,35 @@ pub(super) fn promise(
         len: page.len,
         sha256: hex::encode(page.new),
     });
+    pages.collect()
+}
+
+/// Writes down what `report` says, before the change is made. The report is as it will be. What an earlier
+/// run wrote down and this one goes beyond is put into the report first.
+pub(super) fn promise(
+    voice: &Voice,
+    asked: &str,
+    image: &Path,
+    pages: Vec<Page>,
+    rules: &[Rule],
+    report: &mut ImageReport,
+) -> Result<Option<Intent>> {
+    let Some(path) = safe(voice) else {
+        return Ok(None);
+    };
+    if let Some(earlier) = report.earlier.take() {
+        let mut document = voice.document_of(&earlier.image);
+        keep(path, &mut document);
+        voice.write_evidence(path, &document)?;
+        if let Some((intent, _)) = apply::read_intent(path)? {
+            intent.remove();
+        }
+    }
     let promise = Promise {
         declone_intent: 1,
-        path: real(host),
+        path: real(image),
         asked: asked.to_owned(),
-        pages: pages.collect(),
+        pages,
         earlier: voice.earlier(report, rules)?,
     };
     let bytes = serde_json::to_vec(&promise)
@@ -80,34 +104,59 @@ pub(super) fn promise(
     apply::write_intent(path, &bytes)
 }
 
+/// What an earlier run of an image wrote down.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    intent: Intent,
+    promise: Promise,
+}
+
+impl Waiting {
+    /// Reads it, if it is this image's.
+    fn find(voice: &Voice, image: &Path) -> Result<Option<Self>> {
+        let Some(path) = safe(voice) else {
+            return Ok(None);
+        };
+        let Some((intent, bytes)) = apply::read_intent(path)? else {
+            return Ok(None);
+        };
+        let promise: Promise = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::new(
+                Kind::Usage,
+                format!("the report's .intent file: what a clean wrote down expected, found: {e}"),
+            )
+            .advise("choose another name for the report, and look what that file is")
+        })?;
+        let is_ours = promise.path == real(image);
+        Ok(is_ours.then_some(Self { intent, promise }))
+    }
+
+    /// That run's result goes into the report, before that of this one. True if that run was asked for the
+    /// same, so that its result is this one's if nothing is left to do.
+    fn tell(self, asked: Option<&str>, report: &mut ImageReport) -> bool {
+        let is_same = asked.is_none_or(|asked| asked == self.promise.asked);
+        let mut earlier = self.promise.earlier;
+        if let Some(image) = earlier.image.as_object_mut() {
+            image.insert("resumed".to_owned(), Value::Bool(true));
+        }
+        report.earlier = Some(earlier);
+        is_same
+    }
+}
+
 /// Finds what an earlier run of this image wrote down. If that run changed the image, its result is
-/// `report.earlier`; true if it was asked for the same, so that nothing is left to do. If it changed
-/// nothing, what it wrote down is removed.
-pub(super) fn resume(
+/// `report.earlier`; true if all of it holds. If it changed nothing, what it wrote down is removed.
+pub(super) fn pick_up(
     voice: &Voice,
     asked: Option<&str>,
     host: &HostSet,
     report: &mut ImageReport,
 ) -> Result<bool> {
-    // With marks in it, nothing could be told in full: a later run without them does that.
-    let Some(path) = voice.json_file().filter(|_| !voice.redacts()) else {
+    let Some(waiting) = Waiting::find(voice, host.first().path())? else {
         return Ok(false);
     };
-    let Some((intent, bytes)) = apply::read_intent(path)? else {
-        return Ok(false);
-    };
-    let promise: Promise = serde_json::from_slice(&bytes).map_err(|e| {
-        Error::new(
-            Kind::Usage,
-            format!("the report's .intent file: what a clean wrote down expected, found: {e}"),
-        )
-        .advise("choose another name for the report, and look what that file is")
-    })?;
-    if promise.path != real(host) {
-        return Ok(false);
-    }
     let (mut new, mut buffer) = (0, Vec::new());
-    for page in &promise.pages {
+    for page in &waiting.promise.pages {
         buffer.resize(page.len.min(1 << 20), 0);
         // A page that cannot be read proves nothing: what was written down stays.
         if host.read_at(page.at, &mut buffer).is_err() {
@@ -117,25 +166,60 @@ pub(super) fn resume(
     }
     // Not all: somebody wrote to it since, and yet only that run can tell what is gone.
     if new == 0 {
-        intent.remove();
+        waiting.intent.remove();
         return Ok(false);
     }
-    let all = new == promise.pages.len();
-    let mut earlier = promise.earlier;
-    if let Some(image) = earlier.image.as_object_mut() {
-        image.insert("resumed".to_owned(), Value::Bool(true));
+    let all = new == waiting.promise.pages.len();
+    Ok(waiting.tell(asked, report) && all)
+}
+
+/// As [`pick_up`], for a directory, which has no pages: its findings tell. Those that were there and are not
+/// any more were removed by that run; any other is new.
+pub(super) fn pick_up_directory(
+    voice: &Voice,
+    asked: &str,
+    directory: &Path,
+    report: &mut ImageReport,
+) -> Result<bool> {
+    let Some(waiting) = Waiting::find(voice, directory)? else {
+        return Ok(false);
+    };
+    let subject = |finding: &Value| (finding["rule"].to_string(), finding["subject"].to_string());
+    let then = waiting.promise.earlier.image.get("findings");
+    let then: HashSet<_> = then
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(subject)
+        .collect();
+    let now = serde_json::to_value(&report.findings)
+        .map_err(|e| Error::internal(format!("findings: {e}")))?;
+    let now: HashSet<_> = now.as_array().into_iter().flatten().map(subject).collect();
+    if now == then {
+        waiting.intent.remove();
+        return Ok(false);
     }
+    let is_rest = now.is_subset(&then);
+    Ok(waiting.tell(Some(asked), report) && is_rest)
+}
+
+/// The earlier run's result stands for this one, which found nothing left to do, or did the rest. Not if
+/// this run has seen more than that one told.
+pub(super) fn resume(report: &mut ImageReport, sha256: Option<&str>) {
+    let Some(earlier) = &mut report.earlier else {
+        return;
+    };
     let code = earlier.image.get("exit_code").and_then(Value::as_u64);
-    report.earlier = Some(earlier);
-    if !all || asked.is_some_and(|asked| asked != promise.asked) {
-        return Ok(false);
+    let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(0);
+    if report.exit_code > code {
+        return;
+    }
+    if let (Some(digest), Some(done)) = (sha256, earlier.image.get_mut("done")) {
+        done["sha256"] = Value::from(digest);
     }
     report.resumed = true;
-    if asked.is_some() {
-        report.result = "cleaned";
-        report.exit_code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(0);
-    }
-    Ok(true)
+    report.result = "cleaned";
+    report.exit_code = code;
 }
 
 /// After the report was written: what was written down for it is not needed any more.
@@ -144,12 +228,16 @@ pub(super) fn fulfilled(voice: &Voice, reports: &[ImageReport]) {
         let same = |report: &ImageReport| {
             let done = report.done.as_ref();
             let done = done.filter(|done| done.in_place && done.written);
+            let done = done.filter(|_| report.phase != Phase::Writing);
             let patches = done.and_then(|done| serde_json::to_value(&done.patches).ok());
-            report.earlier.is_some() || patches.is_some() && patches == patches_of(image)
+            let is_it = patches.is_some()
+                && patches == patches_of(image)
+                && image.get("path").and_then(Value::as_str) == Some(report.path.as_str());
+            is_it || report.earlier.is_some() && report.phase != Phase::Writing
         };
         reports.iter().any(same)
     };
-    if let Some(path) = voice.json_file().filter(|_| !voice.redacts())
+    if let Some(path) = safe(voice)
         && let Ok(Some((intent, bytes))) = apply::read_intent(path)
         && let Ok(promise) = serde_json::from_slice::<Promise>(&bytes)
         && told(&promise.earlier.image)
@@ -175,19 +263,44 @@ fn same(one: &Value, other: &Value, name: &str) -> bool {
     one.get(name) == other.get(name)
 }
 
-fn read_old(path: &Path) -> Option<Value> {
+fn bytes_of_old(path: &Path) -> Option<Vec<u8>> {
     let small = std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= MAX_REPORT);
-    let bytes = small.then(|| std::fs::read(path).ok()).flatten()?;
-    serde_json::from_slice(&bytes).ok()
+    small.then(|| std::fs::read(path).ok()).flatten()
 }
 
-/// Whether a report that is there tells of a clean, and holds what was removed.
-pub(super) fn tells_plainly(path: &Path) -> bool {
-    read_old(path).is_some_and(|old| {
+fn read_old(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&bytes_of_old(path)?).ok()
+}
+
+fn old_page(path: &Path) -> Option<String> {
+    String::from_utf8(bytes_of_old(path)?).ok()
+}
+
+/// Whether a report or a page that is there tells of a clean; `plainly`: with what was removed in it.
+pub(super) fn tells(path: &Path, plainly: bool) -> bool {
+    if let Some(old) = read_old(path) {
         let images = old.get("images").and_then(Value::as_array);
-        old.get("redacted") != Some(&Value::Bool(true))
-            && images.is_some_and(|images| images.iter().any(tells_of_a_clean))
+        let has_marks = old.get("redacted") == Some(&Value::Bool(true));
+        return !(plainly && has_marks)
+            && images.is_some_and(|images| images.iter().any(tells_of_a_clean));
+    }
+    old_page(path).is_some_and(|page| {
+        let mut all = html::told(&page).into_iter();
+        all.any(|(_, has_marks)| !(plainly && has_marks))
     })
+}
+
+/// The page with the cleans that the one it replaces tells of, and those of `earlier`.
+pub(super) fn keep_page(path: &Path, page: String, earlier: Option<&str>) -> String {
+    let old = old_page(path).unwrap_or_default();
+    let old = html::told(&old);
+    let earlier = earlier.map(html::told).unwrap_or_default();
+    let kept: Vec<&str> = old
+        .into_iter()
+        .chain(earlier)
+        .map(|(told, _)| told)
+        .collect();
+    html::with_kept(page, &kept)
 }
 
 /// Puts before the results of `new` those of the report that it replaces which nothing else tells.

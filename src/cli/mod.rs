@@ -26,8 +26,10 @@ mod directory;
 mod evidence;
 mod facts;
 mod fleet;
+mod foresee;
 mod pages;
 mod place;
+mod present;
 mod progress;
 mod recover;
 mod scan;
@@ -453,7 +455,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             let inputs = args.list.inputs(&args.inputs)?;
             let mut precious = args.common.precious(&inputs.iter().collect::<Vec<_>>());
             precious.extend(args.list.list.iter().cloned());
-            args.common.voice.check(&precious)?;
+            args.common.voice.check_comparison(&precious)?;
             let all = compare::run(&inputs, args, &rules)?;
             finish_comparison(&args.common.voice, all, &precious, out)
         }

@@ -38,7 +38,8 @@ pub(super) fn run(args: &RecoverArgs, report: &mut ImageReport) -> Result<()> {
                 .map(|change| place::done(&image.host, change));
         }
     }
-    super::evidence::resume(&args.voice, None, &image.host, report)?;
+    // It was not asked for what that clean was asked: its own result stays, and its code.
+    report.resumed = super::evidence::pick_up(&args.voice, None, &image.host, report)?;
     Ok(())
 }
 

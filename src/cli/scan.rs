@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::{Common, exit_code, facts, guarded, place, place::digest_of};
+use super::{Common, exit_code, facts, foresee, guarded, place, place::digest_of};
 use crate::{
-    device::Access,
+    device::{Access, Device},
     error::{Error, Kind, Result},
     image::{self, Content, Image},
     plan::{self, Plan},
@@ -70,6 +70,8 @@ fn scan(
     }
     place::remark_changes(&host, report)?;
     settle(report, &image, &plan, (rules, terms));
+    let base: Device = host.clone();
+    foresee::of_image(report, &base, image, plan, &options);
     options.near.check_reads()?;
     host.check_reads()
 }
@@ -109,7 +111,10 @@ pub(super) fn settle(
 /// A scan goes on past damage, but does not end as if there were none. A state in which only a
 /// write would be unsafe is no failure of a scan.
 fn add_error(report: &mut ImageReport, error: &Error) {
-    report.errors.push(ErrorFacts::from(error));
+    report.errors.push(ErrorFacts {
+        foreseen: error.kind() == Kind::Refused,
+        ..ErrorFacts::from(error)
+    });
     if error.kind() != Kind::Refused {
         report.exit_code = report.exit_code.max(exit_code(error.kind()));
     }

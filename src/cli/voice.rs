@@ -53,7 +53,12 @@ impl Voice {
         }
         if let Some(path) = self.json_file() {
             crate::apply::check_report(path, precious)?;
-            if self.redact && evidence::tells_plainly(path) {
+        }
+        if let Some(path) = &self.html {
+            crate::apply::check_report(path, &self.page_precious(precious))?;
+        }
+        for path in self.files().filter(|_| self.redact) {
+            if evidence::tells(path, true) {
                 return Err(Error::new(
                     Kind::Usage,
                     format!(
@@ -65,10 +70,30 @@ impl Voice {
                 .advise("choose another name for the report with --redact"));
             }
         }
-        if let Some(path) = &self.html {
-            crate::apply::check_report(path, &self.page_precious(precious))?;
+        Ok(())
+    }
+
+    /// As [`Voice::check`], for a comparison: it keeps nothing of the report that it replaces.
+    pub(super) fn check_comparison(&self, precious: &[PathBuf]) -> Result<()> {
+        self.check(precious)?;
+        for path in self.files() {
+            if evidence::tells(path, false) {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!(
+                        "{}: it tells of a clean; a comparison must not replace it",
+                        escape(&path.display().to_string())
+                    ),
+                )
+                .advise("choose another name for the comparison"));
+            }
         }
         Ok(())
+    }
+
+    /// The files that reports go to.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        self.json_file().into_iter().chain(self.html.as_deref())
     }
 
     fn to_stdout(&self) -> bool {
@@ -108,6 +133,26 @@ impl Voice {
         Ok(Earlier { image, text, page })
     }
 
+    /// A document that holds only this result.
+    pub(super) fn document_of(&self, image: &serde_json::Value) -> serde_json::Value {
+        serde_json::json!({
+            "declone": env!("CARGO_PKG_VERSION"),
+            "schema": schema::VERSION,
+            "exit_code": image["exit_code"],
+            "redacted": false,
+            "time": self.time(),
+            "images": [image],
+        })
+    }
+
+    /// Writes a report in which nothing is new: what an earlier run wrote down, safe at its place.
+    pub(super) fn write_evidence(&self, path: &Path, json: &serde_json::Value) -> Result<()> {
+        let mut bytes =
+            serde_json::to_vec_pretty(json).map_err(|e| Error::internal(format!("report: {e}")))?;
+        bytes.push(b'\n');
+        crate::apply::write_report(path, &bytes, &[])
+    }
+
     /// The page must not replace the JSON either.
     fn page_precious(&self, precious: &[PathBuf]) -> Vec<PathBuf> {
         let mut all = precious.to_vec();
@@ -137,11 +182,12 @@ impl Voice {
         Ok(())
     }
 
-    fn write_page(&self, page: &str, precious: &[PathBuf]) -> Result<()> {
+    fn write_page(&self, page: &str, earlier: Option<&str>, precious: &[PathBuf]) -> Result<()> {
         match &self.html {
             None => Ok(()),
             Some(path) => {
                 let precious = self.page_precious(precious);
+                let page = evidence::keep_page(path, page.to_owned(), earlier);
                 crate::apply::write_report(path, page.as_bytes(), &precious)
             }
         }
@@ -208,12 +254,17 @@ fn tell(
         evidence::fulfilled(voice, document.images);
     }
     if voice.html.is_some() {
-        let resumed = document.images.iter().find(|report| report.resumed);
-        let page = match resumed.and_then(|report| report.earlier.as_ref()?.page.as_ref()) {
-            Some(page) => page.clone(),
-            None => html::images(&document, rules, redactor),
+        let mut earlier = document.images.iter().filter_map(|report| {
+            let page = report.earlier.as_ref()?.page.as_deref()?;
+            Some((report.resumed, page))
+        });
+        let earlier = earlier.next();
+        let page = match earlier {
+            // It is this page, but for what was kept.
+            Some((true, page)) => page.to_owned(),
+            _ => html::images(&document, rules, redactor),
         };
-        voice.write_page(&page, precious)?;
+        voice.write_page(&page, earlier.map(|(_, page)| page), precious)?;
     }
     let shown = |text: &str| match redactor {
         Some(redactor) => printable(&redactor.text(text)),
@@ -261,6 +312,13 @@ fn tell_earlier(json: &mut serde_json::Value, reports: &[ImageReport]) {
             images.splice(number..end, [earlier.image.clone()]);
         }
     }
+    let codes = images
+        .iter()
+        .filter_map(|image| image["exit_code"].as_u64());
+    let code = codes.max();
+    if let Some(code) = code {
+        json["exit_code"] = code.into();
+    }
 }
 
 /// Tells a comparison.
@@ -291,7 +349,7 @@ pub(super) fn finish_comparison(
     }
     if voice.html.is_some() {
         let page = html::clones(&all.picture(), all.time.as_deref(), redactor.as_ref());
-        voice.write_page(&page, precious)?;
+        voice.write_page(&page, None, precious)?;
     }
     if !voice.is_silent() {
         let mut shown = compare::text(&all);

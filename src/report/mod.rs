@@ -148,8 +148,23 @@ pub struct ImageFacts {
     pub notes: Vec<String>,
     /// The container, as far as its format has such things.
     pub container: ContainerFacts,
+    /// By what another report of the same image is recognised; absent for a directory.
+    pub identity: Option<IdentityFacts>,
     /// SHA-256 of the file, with `--hash sha256`.
     pub sha256: Option<String>,
+}
+
+/// What tells an image from others, and stays the same when it is cleaned. A copy has it, too.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct IdentityFacts {
+    /// Identity that the container's format gives it.
+    pub container_id: Option<String>,
+    /// Length of the disk inside; null for an archive, which grows.
+    pub len: Option<u64>,
+    /// The disk's GUID (GPT) or signature (MBR), as hex digits in the order of the disk.
+    pub disk_id: Option<String>,
+    /// SHA-256 of the disk's first 512 bytes; null for an archive.
+    pub head_sha256: Option<String>,
 }
 
 /// What a container's format says about itself; what it does not have is null.
@@ -371,6 +386,8 @@ pub struct ErrorFacts {
     /// Whether the same command may succeed later: the image was in use, the host could not read or
     /// write, room was missing. False: never, as long as the image is what it is.
     pub retry: bool,
+    /// Whether it is what a clean would end with, and no failure of the look that tells it.
+    pub foreseen: bool,
 }
 
 impl From<&Error> for ErrorFacts {
@@ -381,6 +398,7 @@ impl From<&Error> for ErrorFacts {
             trail: error.trail().to_vec(),
             advice: error.advice().map(str::to_owned),
             retry: error.may_pass(),
+            foreseen: false,
         }
     }
 }

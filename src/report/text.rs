@@ -62,6 +62,7 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
     }
     for error in &report.errors {
         let head = match error.kind {
+            _ if error.foreseen => "a clean would be refused",
             Kind::Refused
                 if ["scan", "verify"].contains(&report.verb) && report.image.is_some() =>
             {
@@ -96,8 +97,9 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
         }
         "findings" if report.verb == "scan" && deletable(report) > 0 => writeln!(
             out,
-            "What next: `declone clean IMAGE -n` shows what a clean would do, `declone clean IMAGE -o \
-             OUT` writes a cleaned copy."
+            "What next: `declone clean IMAGE -n` shows what a clean would do and checks what this look \
+             left out (the staged result read again, the search), `declone clean IMAGE -o OUT` writes a \
+             cleaned copy."
         ),
         _ => Ok(()),
     }
@@ -362,6 +364,9 @@ fn write_volume(out: &mut String, volume: &VolumeFacts) -> fmt::Result {
     }
     for obstacle in &volume.obstacles {
         writeln!(out, "    must not be written: {}", obstacle.what)?;
+        if !obstacle.advice.is_empty() {
+            writeln!(out, "      what to do: {}", obstacle.advice)?;
+        }
     }
     for problem in volume.problems.iter().take(MAX_LINES) {
         writeln!(out, "    damaged: {problem}")?;

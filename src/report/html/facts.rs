@@ -73,6 +73,7 @@ pub(super) fn errors(h: &mut Html<'_>, report: &ImageReport) {
     card(h, "What stands in the way", |h| {
         for error in report.errors.iter().take(MAX_LINES) {
             let (head, class) = match error.kind {
+                _ if error.foreseen => ("a clean would be refused", "note warn"),
                 Kind::Refused if looked => ("a clean would be refused", "note warn"),
                 Kind::Refused => ("refused", "note warn"),
                 _ => ("error", "note bad"),

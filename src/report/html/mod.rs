@@ -64,6 +64,63 @@ pub fn clones(all: &Clones, time: Option<&str>, redactor: Option<&Redactor>) -> 
     })
 }
 
+/// How the section of an image begins which tells of a clean, and where the sections end. No text of an
+/// image can look so: it is escaped.
+const TOLD: &str = "<section class=\"image told";
+const TOLD_MARKED: &str = "<section class=\"image told marked\"";
+const IMAGE: &str = "<section class=\"image";
+const MAIN: &str = "<main>";
+const END: &str = "</main>";
+
+/// The sections of a page that tell of cleans, and whether marks stand in the place of what was removed.
+#[must_use]
+pub fn told(page: &str) -> Vec<(&str, bool)> {
+    let mut all = Vec::new();
+    let mut rest = page;
+    while let Some(start) = rest.find(TOLD) {
+        let (_, section) = rest.split_at(start);
+        let after = section.get(TOLD.len()..).unwrap_or_default();
+        let end = [IMAGE, END]
+            .iter()
+            .filter_map(|mark| after.find(mark))
+            .min();
+        let Some(end) = end else { break };
+        let (section, next) = section.split_at(TOLD.len() + end);
+        all.push((section, section.starts_with(TOLD_MARKED)));
+        rest = next;
+    }
+    all
+}
+
+/// The page with these sections of others before its own, but for those that it has.
+#[must_use]
+pub fn with_kept(page: String, kept: &[&str]) -> String {
+    let own: Vec<&str> = told(&page)
+        .into_iter()
+        .map(|(told, _)| body(told))
+        .collect();
+    let mut more: Vec<&str> = Vec::new();
+    for section in kept.iter().map(|section| body(section)) {
+        if !own.contains(&section) && !more.contains(&section) {
+            more.push(section);
+        }
+    }
+    let Some((before, after)) = page.split_once(MAIN).filter(|_| !more.is_empty()) else {
+        return page;
+    };
+    // Without an id: those of this page's own images are what its contents lead to.
+    let more: String = more
+        .iter()
+        .map(|section| format!("{TOLD}\">{section}"))
+        .collect();
+    format!("{before}{MAIN}{more}{after}")
+}
+
+/// A section without its first tag.
+fn body(section: &str) -> &str {
+    section.split_once('>').map_or("", |(_, body)| body)
+}
+
 fn page(title: &str, redactor: Option<&Redactor>, body: impl FnOnce(&mut Html<'_>)) -> String {
     let digest = tag::base64(&Sha256::digest(STYLE.as_bytes()));
     let policy = format!(
@@ -152,7 +209,15 @@ fn contents(h: &mut Html<'_>, reports: &[ImageReport]) {
 
 fn image(h: &mut Html<'_>, number: usize, report: &ImageReport, rules: &[Rule]) {
     let id = format!("image-{number}");
-    h.with("section", &[("class", &"image"), ("id", &id)], |h| {
+    let done = report.done.as_ref();
+    let is_clean =
+        report.verb == "clean" && done.is_some_and(|done| done.written && done.changed_bytes > 0);
+    let class = match (is_clean, h.has_marks()) {
+        (false, _) => "image",
+        (true, false) => "image told",
+        (true, true) => "image told marked",
+    };
+    h.with("section", &[("class", &class), ("id", &id)], |h| {
         h.el("h2", |h| h.text(&report.path));
         facts::container(h, report);
         verdict::banner(h, report);

@@ -86,6 +86,11 @@ impl<'a> Html<'a> {
         }
     }
 
+    /// Whether marks stand in the place of identities.
+    pub(super) fn has_marks(&self) -> bool {
+        self.redactor.is_some()
+    }
+
     /// The document type, before everything else.
     pub(super) fn doctype(&mut self) {
         self.out.push_str("<!DOCTYPE html>\n");
