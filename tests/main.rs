@@ -57,6 +57,7 @@ mod machines;
 mod machines_judged;
 mod opaque;
 mod oracle;
+mod outputs;
 mod recycled;
 mod refuse;
 mod report;

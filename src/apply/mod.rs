@@ -12,6 +12,7 @@ pub mod guard;
 pub mod host;
 pub mod interrupt;
 pub mod journal;
+pub mod outputs;
 pub mod protocol;
 mod report_file;
 pub mod stage;

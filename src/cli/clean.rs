@@ -12,6 +12,7 @@ use crate::{
         change::{Change, FileLen},
         clone::{self, Method, Output},
         clone_set::OutputSet,
+        outputs,
         stage::{self, StagedVolume},
         undo,
     },
@@ -34,6 +35,9 @@ use crate::{
 };
 
 pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
+    if super::directory::is_one(&args.image, &args.common)? {
+        return super::directory::check_usage(args);
+    }
     if args.output.is_none() && !args.dry_run && !args.in_place {
         return Err(Error::new(Kind::Usage, "clean: where to write?").advise(
             "pass -o OUT for a cleaned copy (the image stays as it is), --in-place to clean the \
@@ -48,8 +52,12 @@ pub(super) fn check_usage(args: &CleanArgs) -> Result<()> {
             ));
         }
         undo::check_new(path)?;
+        outputs::check_place("--undo", path)?;
     }
-    Ok(())
+    if let Some(path) = &args.output {
+        outputs::check_place("-o", path)?;
+    }
+    args.common.journal.check()
 }
 
 pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) -> Result<()> {
@@ -68,6 +76,9 @@ pub(super) fn run(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) ->
         evidence::check(&common.voice)?;
     }
     let host = if args.in_place {
+        if !args.dry_run && journal.is_none() {
+            outputs::check_beside(&args.image)?;
+        }
         let mut image = Writable::open(&args.image, journal)?;
         if args.dry_run {
             place::refuse_pending(&image.host, journal)?;
@@ -435,6 +446,7 @@ fn write_in_place(
         .as_ref()
         .map(|path| crate::text::escape(&path.display().to_string()));
     report.done = Some(done);
+    report.name_errors();
     let (voice, host) = (&args.common.voice, image.host.clone());
     let pages = evidence::pages(change);
     let path = host.first().path();

@@ -314,6 +314,14 @@ pub(super) fn run(
 }
 
 impl Comparison {
+    /// What kept images from being looked at, each with its image.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.images.iter().flat_map(|image| {
+            let errors = image.errors.iter();
+            errors.map(|error| (image.path.as_str(), error.as_str()))
+        })
+    }
+
     /// Every id in it, and what else names a machine.
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
         self.images.iter().flat_map(|image| {

@@ -128,6 +128,16 @@ struct Journal {
     path: Option<PathBuf>,
 }
 
+impl Journal {
+    /// A place that is not there is known before the image is read.
+    fn check(&self) -> Result<()> {
+        match &self.path {
+            Some(path) => crate::apply::outputs::check_place("--journal", path),
+            None => Ok(()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Hash {
     Sha256,
@@ -406,10 +416,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
         }
         Verb::Clean(args) => {
             let rules = args.common.rules()?;
-            match directory::is_one(&args.image, &args.common)? {
-                true => directory::check_usage(args)?,
-                false => clean::check_usage(args)?,
-            }
+            clean::check_usage(args).map_err(|error| of_image(&args.image, error))?;
             let mut precious = args.common.precious(&[&args.image]);
             precious.extend(args.output.iter().chain(&args.undo).cloned());
             args.common.voice.check(&precious)?;
@@ -421,6 +428,9 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
         }
         Verb::Recover(args) => {
             let precious = [args.image.clone()];
+            if !args.status {
+                args.journal.check()?;
+            }
             args.voice.check(&precious)?;
             let report = guarded("recover", &args.image, |report| recover::run(args, report));
             finish(&args.voice, vec![report], &[], &precious, out)
@@ -428,6 +438,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
         Verb::Undo(args) => {
             let mut precious = vec![args.file.clone()];
             precious.extend(undo::image_path(args));
+            args.journal.check()?;
             args.voice.check(&precious)?;
             let report = guarded("undo", &args.file, |report| undo::run(args, report));
             finish(&args.voice, vec![report], &[], &precious, out)
@@ -527,6 +538,12 @@ fn guarded(
     }
     report.errors.push(ErrorFacts::from(&error));
     report
+}
+
+/// An error that ends the run before there is a report begins with its image, too.
+fn of_image(image: &Path, error: Error) -> anyhow::Error {
+    let shown = crate::text::escape(&image.display().to_string());
+    anyhow::Error::new(error).context(shown)
 }
 
 /// What a panic said.

@@ -7,7 +7,7 @@ use super::{
     place::{self, Writable},
 };
 use crate::{
-    apply::{change::Change, undo},
+    apply::{change::Change, outputs, undo},
     device::BlockDevice,
     error::{Error, Kind, Result},
     report::ImageReport,
@@ -36,6 +36,9 @@ pub(super) fn run(args: &UndoArgs, report: &mut ImageReport) -> Result<()> {
         None => PathBuf::from(OsStr::from_bytes(&bond.path)),
     };
     report.path = escape(&path.display().to_string());
+    if args.journal.path.is_none() {
+        outputs::check_beside(&path)?;
+    }
     let mut image = Writable::open(&path, args.journal.path.as_deref()).map_err(|e| {
         if args.image.is_none() && e.kind() == Kind::Io {
             e.advise("if the image was moved since, pass --image IMAGE")

@@ -1,7 +1,7 @@
 //! How a result is told: text, JSON, a page; with or without the identity in it.
 
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -14,6 +14,7 @@ use super::{
     evidence,
 };
 use crate::{
+    apply::outputs,
     error::{Error, Kind, Result},
     report::{Document, Earlier, ImageReport, Phase, html, redact, redact::Redactor, schema, text},
     rules::Rule,
@@ -52,9 +53,11 @@ impl Voice {
             ));
         }
         if let Some(path) = self.json_file() {
+            outputs::check_above("--json", path)?;
             crate::apply::check_report(path, precious)?;
         }
         if let Some(path) = &self.html {
+            outputs::check_above("--html", path)?;
             crate::apply::check_report(path, &self.page_precious(precious))?;
         }
         for path in self.files().filter(|_| self.redact) {
@@ -98,6 +101,11 @@ impl Voice {
 
     fn to_stdout(&self) -> bool {
         self.json.as_deref() == Some(Path::new("-"))
+    }
+
+    /// Whether errors go to standard error: nobody sees those in a text that goes elsewhere.
+    fn complains(&self) -> bool {
+        self.is_silent() || !std::io::stdout().is_terminal()
     }
 
     /// Whether nothing but JSON goes to standard output, or nothing at all.
@@ -231,6 +239,7 @@ fn tell(
     code: u8,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
+    reports.iter_mut().for_each(ImageReport::name_errors);
     let redactor = match voice.redact {
         true => Some(Redactor::of(reports)?),
         false => None,
@@ -290,9 +299,13 @@ fn tell(
             all.push_str(&format!("At {time}.\n"));
         }
         print(out, shown(&all).as_bytes())?;
-    } else if voice.quiet {
-        for error in reports.iter().flat_map(|report| &report.errors) {
-            complain(&shown(&error.what));
+    }
+    if voice.complains() {
+        for report in reports.iter() {
+            for error in &report.errors {
+                // The path was named by the user: it stays, also with marks in the rest.
+                complain(&format!("{}: {}", error.image, shown(&error.what)));
+            }
         }
     }
     Ok(())
@@ -360,6 +373,14 @@ pub(super) fn finish_comparison(
             shown = redactor.text(&shown);
         }
         print(out, printable(&shown).as_bytes())?;
+    }
+    if voice.complains() {
+        for (image, error) in all.failures() {
+            let error = redactor
+                .as_ref()
+                .map_or(error.to_owned(), |r| r.text(error));
+            complain(&format!("{image}: {error}"));
+        }
     }
     Ok(all.exit_code)
 }

@@ -96,6 +96,13 @@ impl ImageReport {
             .is_some_and(|image| image.scheme == "directory")
     }
 
+    /// Says of each error whose it is: errors are read without the report around them, too.
+    pub fn name_errors(&mut self) {
+        for error in &mut self.errors {
+            error.image.clone_from(&self.path);
+        }
+    }
+
     /// What finishes an interrupted change.
     #[must_use]
     pub fn finisher(&self) -> &'static str {
@@ -375,6 +382,8 @@ pub struct Searched {
 /// An error as fields.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorFacts {
+    /// The image, as it was named.
+    pub image: String,
     /// Sort of failure.
     pub kind: Kind,
     /// What was expected and found.
@@ -393,6 +402,7 @@ pub struct ErrorFacts {
 impl From<&Error> for ErrorFacts {
     fn from(error: &Error) -> Self {
         Self {
+            image: String::new(),
             kind: error.kind(),
             what: error.what().to_owned(),
             trail: error.trail().to_vec(),

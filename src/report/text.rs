@@ -71,7 +71,7 @@ pub fn write(out: &mut String, report: &ImageReport, rules: &[Rule]) -> fmt::Res
             Kind::Refused => "refused",
             _ => "error",
         };
-        write!(out, "\n{head}: ")?;
+        write!(out, "\n{}: {head}: ", report.path)?;
         write!(out, "{}", error.what)?;
         if !error.trail.is_empty() {
             let trail: Vec<String> = error
