@@ -475,9 +475,20 @@ fn what_only_the_parent_has_room_for_is_refused() {
     vhdx::write(&base, &vhdx::build(&raw, shape));
     vhdx::write(&image, &vhdx::differencing(&raw, shape, &parent));
     let before = digest(&image);
-    declone(&["scan", arg(&image)]).exits(1);
+    let scan = declone(&["scan", arg(&image)]).exits(1);
     let ran = declone(&["clean", arg(&image), "--in-place"]).exits(3);
     assert!(ran.out.contains("allocated block"), "{}", ran.out);
+    let line = ran
+        .out
+        .lines()
+        .find(|line| line.contains("allocated block"));
+    let (_, what) = line.unwrap().split_once("refused: ").unwrap();
+    assert!(
+        scan.out
+            .contains(&format!("a clean would be refused: {what}")),
+        "{}",
+        scan.out
+    );
     assert_eq!(digest(&image), before);
     // The parent would change under its child.
     let below = digest(&base);

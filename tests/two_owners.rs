@@ -80,6 +80,16 @@ fn refused(image: &Path) -> Ran {
     let ran = declone(&["clean", arg(image), "--in-place"]).exits(3);
     assert_eq!(digest(image), before, "the input is unchanged");
     assert_eq!(declone(&["clean", arg(image), "-n"]).code, 3);
+    // The look makes the edits in memory, too, and is none the worse for it.
+    let scan = declone(&["scan", arg(image), "--json", "-"])
+        .exits(1)
+        .json();
+    let errors = scan["images"][0]["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(errors[0]["foreseen"], true);
+    let what = errors[0]["what"].as_str().unwrap();
+    assert!(ran.out.contains(&format!("refused: {what}")), "{what}");
+    assert_eq!(digest(image), before);
     let beside = fs::read_dir(image.parent().unwrap()).unwrap().count();
     assert_eq!(beside, 1, "nothing lies beside it");
     ran

@@ -488,15 +488,23 @@ impl Seen {
                 .map(|name| image[name].to_string())
                 .join("\n"),
         };
-        let is_none = |name: &str| image[name].as_array().is_none_or(Vec::is_empty);
-        let machines = image["machines"].to_string();
-        let found = format!("{}\n{machines}", image["findings"]);
+        // A clean takes facts away, too, but not the name and the SID.
+        let machines = image["machines"].as_array().into_iter().flatten();
+        let names: Vec<String> = machines
+            .map(|machine| {
+                let who = &machine["identity"];
+                format!(
+                    "{} {} {}",
+                    machine["root"], who["computer_name"], who["computer_sid"]
+                )
+            })
+            .collect();
+        let names = names.join("\n");
+        let found = format!("{}\n{}\n{names}", image["findings"], image["machines"]);
         let before = self.0.entry(key).or_default();
         let is_after = identity.is_object()
-            && is_none("findings")
-            && before
-                .iter()
-                .any(|found| is_none("machines") || found.ends_with(&machines));
+            && image["findings"].as_array().is_none_or(Vec::is_empty)
+            && before.iter().any(|found| found.ends_with(&names));
         !is_after && before.insert(found)
     }
 }

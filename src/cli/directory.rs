@@ -2,7 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{CleanArgs, Common, clean, evidence, facts, foresee, progress::Bar, scan};
+use super::{
+    CleanArgs, Common, clean,
+    evidence::{self, Before},
+    facts, foresee,
+    progress::Bar,
+    scan,
+};
 use crate::{
     apply::{
         Intent,
@@ -325,8 +331,10 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     let directory = Directory::open(&args.image)?;
     let (image, mut plan) = look(&directory, rules, &bar, report)?;
     let asked = clean::asked(args);
-    let may_resume =
-        !args.dry_run && evidence::pick_up_directory(&common.voice, &asked, &args.image, report)?;
+    let mut before = Before::Nothing;
+    if !args.dry_run {
+        before = evidence::before(&common.voice, &asked, &args.image, report)?;
+    }
     // These go with whatever else is done.
     for unseen in &mut report.not_scanned {
         unseen.harmless |= unseen.reason == LEFTOVER;
@@ -387,15 +395,14 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     if args.dry_run || nothing {
         report.done = Some(done);
         report.settle_clean(&terms, rules);
-        if may_resume {
-            evidence::resume(report, None);
-        }
+        before.tell(report);
         return Ok(());
     }
     directory.close();
     // What an earlier run wrote down tells of this rest, too.
     let mut promise = None;
-    if !may_resume {
+    if !matches!(before, Before::Rest(_)) {
+        std::mem::replace(&mut before, Before::Nothing).tell(report);
         promise = promise_of(args, &asked, rules, &mut done, report)?;
     }
     let hold = interrupt::hold();
@@ -426,9 +433,7 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     report.phase = Phase::Changed;
     report.result = "cleaned";
     report.settle_clean(&terms, rules);
-    if may_resume {
-        evidence::resume(report, None);
-    }
+    before.tell(report);
     Ok(())
 }
 

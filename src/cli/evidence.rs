@@ -173,16 +173,42 @@ pub(super) fn pick_up(
     Ok(waiting.tell(asked, report) && all)
 }
 
+/// What an earlier run of a directory wrote down.
+pub(super) enum Before {
+    /// Nothing, or that run did nothing.
+    Nothing,
+    /// This run was asked for the same and finds what that run left: that run's result is this one's.
+    Rest(Waiting),
+    /// This run goes beyond it.
+    Other(Waiting),
+}
+
+impl Before {
+    /// That run's result goes into the report, as everything that it tells is done now.
+    pub(super) fn tell(self, report: &mut ImageReport) {
+        match self {
+            Self::Nothing => {}
+            Self::Rest(waiting) => {
+                waiting.tell(None, report);
+                resume(report, None);
+            }
+            Self::Other(waiting) => {
+                waiting.tell(None, report);
+            }
+        }
+    }
+}
+
 /// As [`pick_up`], for a directory, which has no pages: its findings tell. Those that were there and are not
 /// any more were removed by that run; any other is new.
-pub(super) fn pick_up_directory(
+pub(super) fn before(
     voice: &Voice,
     asked: &str,
     directory: &Path,
-    report: &mut ImageReport,
-) -> Result<bool> {
+    report: &ImageReport,
+) -> Result<Before> {
     let Some(waiting) = Waiting::find(voice, directory)? else {
-        return Ok(false);
+        return Ok(Before::Nothing);
     };
     let subject = |finding: &Value| (finding["rule"].to_string(), finding["subject"].to_string());
     let then = waiting.promise.earlier.image.get("findings");
@@ -195,12 +221,15 @@ pub(super) fn pick_up_directory(
     let now = serde_json::to_value(&report.findings)
         .map_err(|e| Error::internal(format!("findings: {e}")))?;
     let now: HashSet<_> = now.as_array().into_iter().flatten().map(subject).collect();
+    // Logs go before the findings do, so that the same findings do not mean that nothing was done.
+    if asked == waiting.promise.asked && now.is_subset(&then) {
+        return Ok(Before::Rest(waiting));
+    }
     if now == then {
         waiting.intent.remove();
-        return Ok(false);
+        return Ok(Before::Nothing);
     }
-    let is_rest = now.is_subset(&then);
-    Ok(waiting.tell(Some(asked), report) && is_rest)
+    Ok(Before::Other(waiting))
 }
 
 /// The earlier run's result stands for this one, which found nothing left to do, or did the rest. Not if
