@@ -212,6 +212,8 @@ fn every_verb_writes_a_page_that_needs_nothing() {
     ] {
         let mut args = args;
         args.extend(["--html", arg(&page), "--json", "-"]);
+        // What told of a clean would be kept.
+        fs::remove_file(&page).ok();
         let ran = declone(&args).exits(code);
         assert!(ran.out.starts_with('{'));
         let text = fs::read_to_string(&page).unwrap();
@@ -633,6 +635,7 @@ fn a_redacted_report_holds_no_identity_in_any_spelling() {
                 assert!(ran.err.contains("--redact"), "{}", ran.err);
             }
             fs::remove_file(&json).ok();
+            fs::remove_file(&page).ok();
             let ran = declone(&args);
             assert!(ran.code <= 1, "{}", ran.err);
             let outputs = [

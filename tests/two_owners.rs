@@ -81,9 +81,10 @@ fn refused(image: &Path) -> Ran {
     assert_eq!(digest(image), before, "the input is unchanged");
     assert_eq!(declone(&["clean", arg(image), "-n"]).code, 3);
     // The look makes the edits in memory, too, and is none the worse for it.
-    let scan = declone(&["scan", arg(image), "--json", "-"])
-        .exits(1)
-        .json();
+    let scan = declone(&["scan", arg(image), "--json", "-"]).exits(1);
+    let line = format!("declone: {}: a clean would be refused: ", arg(image));
+    assert_eq!(scan.err.matches(&line).count(), 1, "{}", scan.err);
+    let scan = scan.json();
     let errors = scan["images"][0]["errors"].as_array().unwrap();
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(errors[0]["foreseen"], true);

@@ -304,7 +304,11 @@ fn tell(
         for report in reports.iter() {
             for error in &report.errors {
                 // The path was named by the user: it stays, also with marks in the rest.
-                complain(&format!("{}: {}", error.image, shown(&error.what)));
+                let head = match error.foreseen {
+                    true => "a clean would be refused: ",
+                    false => "",
+                };
+                complain(&format!("{}: {head}{}", error.image, shown(&error.what)));
             }
         }
     }
