@@ -587,6 +587,58 @@ fn must(program: &str, args: &[&str]) {
     assert!(status.unwrap().success(), "{program} {args:?}");
 }
 
+/// The kernel lets no signal of default effect end the first process of a container.
+#[test]
+fn the_first_process_of_a_container_ends_with_the_signals_number() {
+    if !root("the_first_process_of_a_container_ends_with_the_signals_number") {
+        return;
+    }
+    let case = Case::new();
+    // Nobody reads it: opening it takes for ever.
+    let pipe = case.dir.path().join("pipe");
+    must("mkfifo", &[arg(&pipe)]);
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
+        let program = [
+            "env",
+            "--default-signal=HUP,INT,TERM",
+            env!("CARGO_BIN_EXE_declone"),
+        ];
+        let mut outer = Command::new(unshare[0])
+            .args(&unshare[1..])
+            .args(program)
+            .args(["scan", arg(&case.image), "-q", "--json", arg(&pipe)])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", outer.id());
+        let started = std::time::Instant::now();
+        // Before it has taken over the signals, they have no effect: again and again.
+        let status = loop {
+            if let Some(status) = outer.try_wait().unwrap() {
+                break status;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "it does not end"
+            );
+            let inner = fs::read_to_string(&children).unwrap_or_default();
+            let is_declone = |pid: &str| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+                name.is_ok_and(|name| name.trim() == "declone")
+            };
+            if let Some(pid) = inner.split_whitespace().find(|pid| is_declone(pid)) {
+                let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+                rustix::process::kill_process(pid, signal).ok();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(status.code(), Some(code), "{status}");
+    }
+    case.input_is_as_it_was();
+}
+
 #[test]
 fn a_signal_during_the_rename_comes_too_late() {
     if !root("a_signal_during_the_rename_comes_too_late") {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    run::{Ran, arg, declone, scratch},
+    run::{Ran, arg, declone, names, scratch},
     support::fixtures,
 };
 
@@ -14,15 +14,6 @@ fn image(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     fixtures::unpack_to("tiny-superfloppy.img", &path).unwrap();
     path
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 /// How often standard error says it.

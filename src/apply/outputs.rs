@@ -1,10 +1,7 @@
 //! Where results will go, looked at before the image is read: hours of work must not end in a directory
 //! that is not there. Nothing stays of the look.
 
-use std::{
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-};
+use std::{os::fd::OwnedFd, path::Path};
 
 use rustix::{
     fs::{AtFlags, Mode, OFlags},
@@ -37,12 +34,6 @@ pub fn check_above(option: &str, path: &Path) -> Result<()> {
 pub fn check_place(option: &str, path: &Path) -> Result<()> {
     check_above(option, path)?;
     probe(above(path)).map_err(|e| unwritable(&format!("{option} {}", shown(path)), above(path), e))
-}
-
-/// A directory for results: it is there, and new files can be made in it.
-pub fn check_directory(option: &str, dir: &Path) -> Result<()> {
-    is_directory(option, dir)?;
-    probe(dir).map_err(|e| unwritable(option, dir, e))
 }
 
 /// Whether the journal of an image that is a file can be made beside it. Of an image that is not there,
@@ -116,23 +107,6 @@ fn probe(dir: &Path) -> rustix::io::Result<()> {
     Err(Errno::EXIST)
 }
 
-/// Two of these paths that would be one file, if there are such.
-#[must_use]
-pub fn twice(paths: &[PathBuf], folded: bool) -> Option<(&Path, &Path)> {
-    let mut seen = std::collections::HashMap::new();
-    for path in paths {
-        let name = path.file_name().unwrap_or_default();
-        let key = match folded {
-            true => name.to_string_lossy().to_lowercase().into(),
-            false => name.to_owned(),
-        };
-        if let Some(other) = seen.insert(key, path) {
-            return Some((other, path));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,29 +123,11 @@ mod tests {
         );
         let file = dir.path().join("file");
         std::fs::File::create(&file).unwrap();
-        assert_eq!(
-            check_directory("--output-dir", &file).unwrap_err().kind(),
-            Kind::Usage
-        );
+        let error = check_place("-o", &file.join("out.img")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
         check_place("-o", &dir.path().join("out.img")).unwrap();
         check_beside(&file).unwrap();
         check_beside(&dir.path().join("nothing")).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        // A directory in which nobody makes a file.
-        if Path::new("/proc/self/fd").is_dir() {
-            assert_eq!(
-                check_directory("x", Path::new("/proc")).unwrap_err().kind(),
-                Kind::Io
-            );
-        }
-    }
-
-    #[test]
-    fn names_that_meet_are_found() {
-        let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
-        assert!(twice(&paths(&["a/x", "a/y", "b/z"]), true).is_none());
-        assert!(twice(&paths(&["a/x", "b/X"]), false).is_none());
-        assert!(twice(&paths(&["a/x", "b/X"]), true).is_some());
-        assert!(twice(&paths(&["a/x", "b/x"]), false).is_some());
     }
 }

@@ -446,7 +446,6 @@ fn write_in_place(
         .as_ref()
         .map(|path| crate::text::escape(&path.display().to_string()));
     report.done = Some(done);
-    report.name_errors();
     let (voice, host) = (&args.common.voice, image.host.clone());
     let pages = evidence::pages(change);
     let path = host.first().path();

@@ -424,7 +424,7 @@ fn look(
                 ..Terms::default()
             },
         ),
-        false,
+        scan::Aim::Ids,
     );
     let json = serde_json::to_value(&report);
     let image: document::Image = json
@@ -482,7 +482,12 @@ impl Seen {
     fn is_new(&mut self, image: &serde_json::Value) -> bool {
         let identity = &image["image"]["identity"];
         let key = match identity.is_object() {
-            true => format!("{}\n{identity}", image["path"]),
+            // Without the container's id: what is written to a VHDX, VDI or VMDK changes it.
+            true => ["len", "disk_id", "head_sha256"]
+                .iter()
+                .fold(image["path"].to_string(), |key, name| {
+                    format!("{key}\n{}", identity[*name])
+                }),
             // A report of an older version.
             false => ["path", "image", "volumes"]
                 .map(|name| image[name].to_string())

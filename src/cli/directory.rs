@@ -3,11 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    CleanArgs, Common, clean,
-    evidence::{self, Before},
-    facts, foresee,
+    CleanArgs, Common, clean, evidence, facts, foresee,
     progress::Bar,
-    scan,
+    scan::{self, Aim},
 };
 use crate::{
     apply::{
@@ -138,14 +136,17 @@ pub(super) fn scan(
     path: &Path,
     common: &Common,
     (rules, terms): (&[Rule], &Terms),
+    aim: Aim,
     report: &mut ImageReport,
 ) -> Result<()> {
     let bar = common.progress();
     let directory = Directory::open(path)?;
     let (image, mut plan) = look(&directory, rules, &bar, report)?;
     scan::settle(report, &image, &plan, (rules, terms));
-    plan.volumes.iter_mut().for_each(refuse_links);
-    foresee::of_directory(report, &image, plan, &common.options(path));
+    if aim != Aim::Ids {
+        plan.volumes.iter_mut().for_each(refuse_links);
+        foresee::of_directory(report, &image, plan, &common.options(path));
+    }
     Ok(())
 }
 
@@ -331,9 +332,9 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     let directory = Directory::open(&args.image)?;
     let (image, mut plan) = look(&directory, rules, &bar, report)?;
     let asked = clean::asked(args);
-    let mut before = Before::Nothing;
+    let mut waiting = None;
     if !args.dry_run {
-        before = evidence::before(&common.voice, &asked, &args.image, report)?;
+        waiting = evidence::rest_of(&common.voice, &asked, &args.image, report)?;
     }
     // These go with whatever else is done.
     for unseen in &mut report.not_scanned {
@@ -395,14 +396,15 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     if args.dry_run || nothing {
         report.done = Some(done);
         report.settle_clean(&terms, rules);
-        before.tell(report);
+        if let Some(waiting) = waiting {
+            waiting.finish(report);
+        }
         return Ok(());
     }
     directory.close();
     // What an earlier run wrote down tells of this rest, too.
     let mut promise = None;
-    if !matches!(before, Before::Rest(_)) {
-        std::mem::replace(&mut before, Before::Nothing).tell(report);
+    if waiting.is_none() {
         promise = promise_of(args, &asked, rules, &mut done, report)?;
     }
     let hold = interrupt::hold();
@@ -433,7 +435,9 @@ pub(super) fn clean(args: &CleanArgs, rules: &[Rule], report: &mut ImageReport) 
     report.phase = Phase::Changed;
     report.result = "cleaned";
     report.settle_clean(&terms, rules);
-    before.tell(report);
+    if let Some(waiting) = waiting {
+        waiting.finish(report);
+    }
     Ok(())
 }
 

@@ -92,6 +92,7 @@ pub(super) fn promise(
             intent.remove();
         }
     }
+    report.name_errors();
     let promise = Promise {
         declone_intent: 1,
         path: real(image),
@@ -142,6 +143,12 @@ impl Waiting {
         report.earlier = Some(earlier);
         is_same
     }
+
+    /// All that it tells is done now: its result is this run's.
+    pub(super) fn finish(self, report: &mut ImageReport) {
+        self.tell(None, report);
+        resume(report, None);
+    }
 }
 
 /// Finds what an earlier run of this image wrote down. If that run changed the image, its result is
@@ -173,63 +180,40 @@ pub(super) fn pick_up(
     Ok(waiting.tell(asked, report) && all)
 }
 
-/// What an earlier run of a directory wrote down.
-pub(super) enum Before {
-    /// Nothing, or that run did nothing.
-    Nothing,
-    /// This run was asked for the same and finds what that run left: that run's result is this one's.
-    Rest(Waiting),
-    /// This run goes beyond it.
-    Other(Waiting),
-}
-
-impl Before {
-    /// That run's result goes into the report, as everything that it tells is done now.
-    pub(super) fn tell(self, report: &mut ImageReport) {
-        match self {
-            Self::Nothing => {}
-            Self::Rest(waiting) => {
-                waiting.tell(None, report);
-                resume(report, None);
-            }
-            Self::Other(waiting) => {
-                waiting.tell(None, report);
-            }
-        }
-    }
-}
-
-/// As [`pick_up`], for a directory, which has no pages: its findings tell. Those that were there and are not
-/// any more were removed by that run; any other is new.
-pub(super) fn before(
+/// As [`pick_up`], for a directory, which has no pages: its findings tell. A run that was asked for the same
+/// and finds nothing that the earlier one did not does the rest of it, however far that came. Any other is
+/// refused, as nobody could say which of the two removed what.
+pub(super) fn rest_of(
     voice: &Voice,
     asked: &str,
     directory: &Path,
     report: &ImageReport,
-) -> Result<Before> {
+) -> Result<Option<Waiting>> {
     let Some(waiting) = Waiting::find(voice, directory)? else {
-        return Ok(Before::Nothing);
+        return Ok(None);
     };
-    let subject = |finding: &Value| (finding["rule"].to_string(), finding["subject"].to_string());
-    let then = waiting.promise.earlier.image.get("findings");
-    let then: HashSet<_> = then
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(subject)
-        .collect();
     let now = serde_json::to_value(&report.findings)
         .map_err(|e| Error::internal(format!("findings: {e}")))?;
-    let now: HashSet<_> = now.as_array().into_iter().flatten().map(subject).collect();
-    // Logs go before the findings do, so that the same findings do not mean that nothing was done.
+    let now = subjects(Some(&now));
+    let then = subjects(waiting.promise.earlier.image.get("findings"));
     if asked == waiting.promise.asked && now.is_subset(&then) {
-        return Ok(Before::Rest(waiting));
+        return Ok(Some(waiting));
     }
-    if now == then {
-        waiting.intent.remove();
-        return Ok(Before::Nothing);
-    }
-    Ok(Before::Other(waiting))
+    Err(Error::refused(
+        "report: an earlier clean of this directory, asked for something else, was ended before it could \
+         tell what it removed",
+    )
+    .advise("run that clean again with this report, or choose another name for the report of this one"))
+}
+
+/// What findings of JSON are about.
+fn subjects(findings: Option<&Value>) -> HashSet<(String, String)> {
+    let findings = findings.and_then(Value::as_array);
+    findings
+        .into_iter()
+        .flatten()
+        .map(|finding| (finding["rule"].to_string(), finding["subject"].to_string()))
+        .collect()
 }
 
 /// The earlier run's result stands for this one, which found nothing left to do, or did the rest. Not if
@@ -240,7 +224,7 @@ pub(super) fn resume(report: &mut ImageReport, sha256: Option<&str>) {
     };
     let code = earlier.image.get("exit_code").and_then(Value::as_u64);
     let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(0);
-    if report.exit_code > code {
+    if report.exit_code > code || !report.errors.is_empty() {
         return;
     }
     if let (Some(digest), Some(done)) = (sha256, earlier.image.get_mut("done")) {
@@ -324,12 +308,7 @@ pub(super) fn keep_page(path: &Path, page: String, earlier: Option<&str>) -> Str
     let old = old_page(path).unwrap_or_default();
     let old = html::told(&old);
     let earlier = earlier.map(html::told).unwrap_or_default();
-    let kept: Vec<&str> = old
-        .into_iter()
-        .chain(earlier)
-        .map(|(told, _)| told)
-        .collect();
-    html::with_kept(page, &kept)
+    html::with_kept(page, &[old, earlier].concat())
 }
 
 /// Puts before the results of `new` those of the report that it replaces which nothing else tells.
@@ -359,9 +338,12 @@ pub(super) fn keep(path: &Path, new: &mut Value) {
                 .iter()
                 .any(|new| same(old, new, "path") && same(old, new, "verb")),
             // Another clean took away something else.
-            (true, true) => !news
-                .iter()
-                .any(|new| same(old, new, "path") && patches_of(new) == patches_of(old)),
+            (true, true) => !news.iter().any(|new| {
+                // A directory has no patches.
+                same(old, new, "path")
+                    && same(old, new, "findings")
+                    && patches_of(new) == patches_of(old)
+            }),
             (true, false) => false,
         })
         .cloned()

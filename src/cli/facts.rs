@@ -56,28 +56,15 @@ pub(super) fn image_facts(image: &Image) -> ImageFacts {
     }
 }
 
-/// UEFI 2.10, 5.3.2: the disk's GUID is at 0x38 of the header in the second sector. MBR: the
-/// signature is at 0x1B8.
 fn identity_facts(image: &Image) -> Option<IdentityFacts> {
-    let is_archive = image.writer.is_some() || image.table.scheme == Scheme::Archive;
     if image.directory.is_some() {
         return None;
     }
-    let read = |at: u64, len: usize| {
-        let mut bytes = vec![0; len];
-        let whole = at.checked_add(len as u64)? <= image.disk.len();
-        (whole && image.disk.read_at(at, &mut bytes).is_ok()).then_some(bytes)
-    };
-    let head = read(0, 512).filter(|_| !is_archive);
-    let id = match image.table.scheme {
-        Scheme::Gpt => read(u64::from(image.table.sector_len).saturating_add(0x38), 16),
-        Scheme::Mbr => read(0x1B8, 4),
-        _ => None,
-    };
+    let head = image.lasting_head();
     Some(IdentityFacts {
         container_id: image.facts.id.clone(),
-        len: (!is_archive).then_some(image.disk_len),
-        disk_id: id.map(hex::encode),
+        len: head.is_some().then_some(image.disk_len),
+        disk_id: image.table.disk_id.clone(),
         head_sha256: head.map(|head| hex::encode(Sha256::digest(&head))),
     })
 }

@@ -410,7 +410,11 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<u8> {
             let jobs = usize::from(args.jobs);
             let reports = fleet::all(&images, jobs, |image| {
                 let terms = args.required.terms(&args.common.accepted);
-                scan::run(image, &args.common, (&rules, &terms), jobs > 1)
+                let aim = match jobs > 1 {
+                    true => scan::Aim::AmongOthers,
+                    false => scan::Aim::Alone,
+                };
+                scan::run(image, &args.common, (&rules, &terms), aim)
             });
             finish(&args.common.voice, reports, &rules, &precious, out)
         }

@@ -1,11 +1,11 @@
 //! OUT that is there already: a run that was ended after it had made it, or an impatient pipeline. If it is,
 //! byte for byte, what this clean would write, the work is done.
 
-use std::{io::Read, os::unix::fs::MetadataExt, path::Path};
+use std::{io::Read, ops::Range, os::unix::fs::MetadataExt, path::Path};
 
 use crate::{
     device::{BlockDevice, HostFile, Page, Patch},
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Bytes compared at a time.
@@ -50,9 +50,10 @@ pub(super) fn is_written(
         }
     }
     let mut at = 0;
-    while at < len {
-        let end = at.saturating_add(CHUNK as u64).min(len);
-        if !is_same(&out, base, patches, at, end)? {
+    // Holes of both are zeros of both.
+    while let Some(start) = next_data(&out, base, at)?.filter(|start| *start < len) {
+        let end = start.saturating_add(CHUNK as u64).min(len);
+        if !is_same(&out, base, patches, start, end)? {
             return Ok(false);
         }
         tick(end);
@@ -62,6 +63,13 @@ pub(super) fn is_written(
     Ok(true)
 }
 
+/// Where one of the two has data next.
+fn next_data(out: &HostFile, base: &dyn BlockDevice, from: u64) -> Result<Option<u64>> {
+    let starts = [out.next_data(from)?, base.next_data(from)?];
+    Ok(starts.into_iter().flatten().map(|data| data.start).min())
+}
+
+/// Whether OUT holds from `start` to `end` what the base becomes there.
 fn is_same(
     out: &HostFile,
     base: &dyn BlockDevice,
@@ -69,10 +77,13 @@ fn is_same(
     start: u64,
     end: u64,
 ) -> Result<bool> {
-    let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
+    let len = size(end.saturating_sub(start))?;
     let (mut want, mut found) = (vec![0; len], vec![0; len]);
-    let there = usize::try_from(base.len().saturating_sub(start)).unwrap_or(usize::MAX);
-    if let Some(want) = want.get_mut(..there.min(len)) {
+    let there = base
+        .len()
+        .saturating_sub(start)
+        .min(end.saturating_sub(start));
+    if let Some(want) = want.get_mut(..size(there)?) {
         base.read_at(start, want)?;
     }
     let first = patches.partition_point(|patch| patch.offset.saturating_add(patch.len) <= start);
@@ -81,23 +92,29 @@ fn is_same(
         .skip(first)
         .take_while(|patch| patch.offset < end);
     for patch in over {
-        let (from, to) = (
-            patch.offset.max(start),
-            patch.offset.saturating_add(patch.len).min(end),
-        );
-        let range = |origin: u64| (from - origin) as usize..(to - origin) as usize;
-        let Some(target) = want.get_mut(range(start)) else {
-            continue;
+        let from = patch.offset.max(start);
+        let to = patch.offset.saturating_add(patch.len).min(end);
+        let range = |origin: u64| -> Result<Range<usize>> {
+            Ok(size(from.saturating_sub(origin))?..size(to.saturating_sub(origin))?)
         };
-        match &patch.page {
-            Page::Zero => target.fill(0),
-            Page::Data(bytes) => {
-                if let Some(new) = bytes.get(range(patch.offset)) {
-                    target.copy_from_slice(new);
-                }
+        let new = match &patch.page {
+            Page::Zero => None,
+            Page::Data(bytes) => Some(bytes.get(range(patch.offset)?)),
+        };
+        match (want.get_mut(range(start)?), new) {
+            (Some(want), None) => want.fill(0),
+            (Some(want), Some(Some(new))) => want.copy_from_slice(new),
+            _ => {
+                return Err(Error::internal(
+                    "OUT: a patch that ends outside of its page",
+                ));
             }
         }
     }
     out.read_at(start, &mut found)?;
     Ok(want == found)
+}
+
+fn size(bytes: u64) -> Result<usize> {
+    usize::try_from(bytes).map_err(|_| Error::internal("OUT: a piece that memory cannot hold"))
 }

@@ -13,19 +13,30 @@ use crate::{
     verify::residue,
 };
 
-/// Looks at one image; `crowded` if others are looked at meanwhile: then there is no progress.
+/// What a look is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// To tell what is in the image, with progress.
+    Alone,
+    /// As that, while others are looked at: then there is no progress.
+    AmongOthers,
+    /// Its ids only: what a clean would do is not asked.
+    Ids,
+}
+
+/// Looks at one image.
 pub(super) fn run(
     path: &Path,
     common: &Common,
     (rules, terms): (&[Rule], &Terms),
-    crowded: bool,
+    aim: Aim,
 ) -> ImageReport {
     let mut report = guarded("scan", path, |report| {
-        let bar = match crowded {
-            true => super::progress::Bar::new(true),
-            false => common.progress(),
+        let bar = match aim {
+            Aim::AmongOthers => super::progress::Bar::new(true),
+            Aim::Alone | Aim::Ids => common.progress(),
         };
-        scan(path, common, (rules, terms), &bar, report)
+        scan(path, common, (rules, terms), (aim, &bar), report)
     });
     report.name_rules(rules);
     let pending = report
@@ -44,11 +55,11 @@ fn scan(
     path: &Path,
     common: &Common,
     (rules, terms): (&[Rule], &Terms),
-    bar: &super::progress::Bar,
+    (aim, bar): (Aim, &super::progress::Bar),
     report: &mut ImageReport,
 ) -> Result<()> {
     if super::directory::is_one(path, common)? {
-        return super::directory::scan(path, common, (rules, terms), report);
+        return super::directory::scan(path, common, (rules, terms), aim, report);
     }
     let options = common.options(path);
     let host = image::open_files(path, Access::Look, &options)?;
@@ -70,8 +81,10 @@ fn scan(
     }
     place::remark_changes(&host, report)?;
     settle(report, &image, &plan, (rules, terms));
-    let base: Device = host.clone();
-    foresee::of_image(report, &base, image, plan, &options);
+    if aim != Aim::Ids {
+        let base: Device = host.clone();
+        foresee::of_image(report, &base, image, plan, &options);
+    }
     options.near.check_reads()?;
     host.check_reads()
 }

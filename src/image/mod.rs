@@ -81,6 +81,8 @@ pub struct Image {
 pub const UNIT_DIRECTORY: &str = "directory";
 const UNIT_IMAGE: &str = "image";
 const UNIT_PARTITION: &str = "partition";
+/// Bytes of the head of a disk by which it is recognised.
+const HEAD_LEN: usize = 512;
 
 /// One slot of the partition table with what is in it.
 #[derive(Debug)]
@@ -448,6 +450,23 @@ fn open_images(
 }
 
 impl Image {
+    /// The disk's first sector, without what a clean may change in it; none for an archive or a directory.
+    #[must_use]
+    pub fn lasting_head(&self) -> Option<Vec<u8>> {
+        if matches!(self.table.scheme, Scheme::Archive | Scheme::Directory) {
+            return None;
+        }
+        let mut head = vec![0; HEAD_LEN];
+        self.disk.read_at(0, &mut head).ok()?;
+        let volume = self.volumes.first().filter(|_| self.is_whole_disk());
+        if volume.is_some_and(|volume| volume.kind == Some(volume::Kind::Exfat)) {
+            for at in volume::exfat::format::boot::NOT_SUMMED {
+                *head.get_mut(at)? = 0;
+            }
+        }
+        Some(head)
+    }
+
     /// The names of files beside the image that are the changes to it: writing to it breaks them.
     pub fn children(&self, near: &Neighbours) -> Result<Vec<String>> {
         container::children(&self.facts, near)

@@ -27,6 +27,10 @@ pub(super) const MBR_KIND_AT: usize = 0x04;
 pub(super) const MBR_START_AT: usize = 0x08;
 /// Entry +0x0C, u32: number of sectors.
 pub(super) const MBR_COUNT_AT: usize = 0x0C;
+/// +0x1B8, 4 bytes: the disk's signature, which Windows gives it.
+pub(super) const MBR_DISK_ID_AT: usize = 0x1B8;
+/// Bytes of it.
+pub(super) const MBR_DISK_ID_LEN: usize = 4;
 /// +0x1FE: the signature.
 pub(super) const MBR_SIGNATURE_AT: usize = 0x1FE;
 /// Its bytes.
@@ -99,6 +103,10 @@ pub(super) const GPT_ALTERNATE_LBA_AT: usize = 0x20;
 pub(super) const GPT_FIRST_USABLE_AT: usize = 0x28;
 /// +0x30, u64: last sector a partition may use, inclusive.
 pub(super) const GPT_LAST_USABLE_AT: usize = 0x30;
+/// +0x38, 16 bytes: the disk's GUID.
+pub(super) const GPT_DISK_ID_AT: usize = 0x38;
+/// Bytes of it.
+pub(super) const GPT_DISK_ID_LEN: usize = 16;
 /// +0x48, u64: first sector of the entries.
 pub(super) const GPT_ENTRIES_LBA_AT: usize = 0x48;
 /// +0x50, u32: number of entries.

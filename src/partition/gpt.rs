@@ -17,6 +17,7 @@ const MAX_ENTRY_LEN: u32 = 4096;
 #[derive(Debug)]
 struct Header {
     sector_len: u32,
+    disk_id: String,
     alternate_lba: u64,
     first_usable: u64,
     last_usable: u64,
@@ -179,6 +180,7 @@ fn check_header(disk: &Device, view: &View<'_>, lba: u64, sector_len: u32) -> Re
     .at("disk offset", format_args!("{entries_offset:#x}"))?;
     Ok(Header {
         sector_len,
+        disk_id: ::hex::encode(view.get(format::GPT_DISK_ID_AT, format::GPT_DISK_ID_LEN)?),
         alternate_lba: view.u64(format::GPT_ALTERNATE_LBA_AT)?,
         first_usable,
         last_usable,
@@ -216,6 +218,7 @@ fn check_backup(disk: &Device, primary: &Header, table: &mut Table) {
 
 fn slots(disk: &Device, header: &Header) -> Result<Table> {
     let mut table = Table::new(Scheme::Gpt, header.sector_len);
+    table.disk_id = Some(header.disk_id.clone());
     for (bytes, number) in header.entries.chunks_exact(header.entry_len).zip(1_u32..) {
         let entry = View::new(bytes, "GPT entry");
         let kind: [u8; 16] = entry.array(format::GPT_KIND_AT)?;

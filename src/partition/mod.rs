@@ -90,6 +90,8 @@ pub struct Table {
     pub scheme: Scheme,
     /// Bytes a logical sector, 512 or 4096.
     pub sector_len: u32,
+    /// The disk's signature (MBR) or GUID (GPT), as hex digits in the order of the disk.
+    pub disk_id: Option<String>,
     /// The partitions, in the table's order.
     pub slots: Vec<Slot>,
     /// What is wrong, one line each.
@@ -115,6 +117,7 @@ impl Table {
         Self {
             scheme,
             sector_len,
+            disk_id: None,
             slots: Vec::new(),
             problems: Vec::new(),
             scan_only: None,
@@ -185,7 +188,7 @@ pub fn read(disk: &Device) -> Result<Table> {
             gpt.only_scan("disk has a GPT, but no protective MBR: Windows does not see it");
             return Ok(gpt);
         }
-        let mut table = mbr::read(disk, &entries)?;
+        let mut table = mbr_table(disk, &first, &entries)?;
         if gpt.scan_only.is_none() {
             table.only_scan("disk has MBR partitions and a valid GPT, one of them is stale");
         } else {
@@ -195,10 +198,17 @@ pub fn read(disk: &Device) -> Result<Table> {
         }
         return Ok(table);
     }
-    let mut table = mbr::read(disk, &entries)?;
+    let mut table = mbr_table(disk, &first, &entries)?;
     if real.is_empty() {
         table.problems.push("MBR: the table is empty".to_owned());
     }
+    Ok(table)
+}
+
+fn mbr_table(disk: &Device, first: &View<'_>, entries: &[mbr::Entry]) -> Result<Table> {
+    let mut table = mbr::read(disk, entries)?;
+    let id = first.get(format::MBR_DISK_ID_AT, format::MBR_DISK_ID_LEN)?;
+    table.disk_id = Some(::hex::encode(id));
     Ok(table)
 }
 

@@ -161,16 +161,18 @@ pub struct ImageFacts {
     pub sha256: Option<String>,
 }
 
-/// What tells an image from others, and stays the same when it is cleaned. A copy has it, too.
+/// What tells an image from others. A copy has it, too. All but `container_id` stays the same when the
+/// image is cleaned.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct IdentityFacts {
-    /// Identity that the container's format gives it.
+    /// Identity that the container's format gives it; a VHDX, VDI or VMDK gets a new one when it is written.
     pub container_id: Option<String>,
     /// Length of the disk inside; null for an archive, which grows.
     pub len: Option<u64>,
     /// The disk's GUID (GPT) or signature (MBR), as hex digits in the order of the disk.
     pub disk_id: Option<String>,
-    /// SHA-256 of the disk's first 512 bytes; null for an archive.
+    /// SHA-256 of the disk's first 512 bytes, with zeros where exFAT counts what is in use; null for an
+    /// archive.
     pub head_sha256: Option<String>,
 }
 

@@ -9,7 +9,7 @@
 //! - **No style attributes**: a policy with a digest forbids them. Lengths in pictures are attributes
 //!   of SVG in percent, so that they follow the width of the window while the text keeps its size.
 
-use std::fmt::Display;
+use std::{collections::HashSet, fmt::Display};
 
 use sha2::{Digest, Sha256};
 
@@ -67,6 +67,7 @@ pub fn clones(all: &Clones, time: Option<&str>, redactor: Option<&Redactor>) -> 
 /// How the section of an image begins which tells of a clean, and where the sections end. No text of an
 /// image can look so: it is escaped.
 const TOLD: &str = "<section class=\"image told";
+const TOLD_PLAIN: &str = "<section class=\"image told\"";
 const TOLD_MARKED: &str = "<section class=\"image told marked\"";
 const IMAGE: &str = "<section class=\"image";
 const MAIN: &str = "<main>";
@@ -80,11 +81,10 @@ pub fn told(page: &str) -> Vec<(&str, bool)> {
     while let Some(start) = rest.find(TOLD) {
         let (_, section) = rest.split_at(start);
         let after = section.get(TOLD.len()..).unwrap_or_default();
-        let end = [IMAGE, END]
-            .iter()
-            .filter_map(|mark| after.find(mark))
-            .min();
-        let Some(end) = end else { break };
+        // Sections follow one another, and nothing but the end follows the last.
+        let Some(end) = after.find(IMAGE).or_else(|| after.find(END)) else {
+            break;
+        };
         let (section, next) = section.split_at(TOLD.len() + end);
         all.push((section, section.starts_with(TOLD_MARKED)));
         rest = next;
@@ -94,26 +94,25 @@ pub fn told(page: &str) -> Vec<(&str, bool)> {
 
 /// The page with these sections of others before its own, but for those that it has.
 #[must_use]
-pub fn with_kept(page: String, kept: &[&str]) -> String {
-    let own: Vec<&str> = told(&page)
-        .into_iter()
-        .map(|(told, _)| body(told))
-        .collect();
-    let mut more: Vec<&str> = Vec::new();
-    for section in kept.iter().map(|section| body(section)) {
-        if !own.contains(&section) && !more.contains(&section) {
-            more.push(section);
+pub fn with_kept(page: String, kept: &[(&str, bool)]) -> String {
+    let mut known: HashSet<&str> = told(&page).iter().map(|(told, _)| body(told)).collect();
+    let mut more = String::new();
+    for (section, has_marks) in kept {
+        let section = body(section);
+        if known.insert(section) {
+            // Without an id: those of this page's own images are what its contents lead to.
+            more.push_str(match has_marks {
+                true => TOLD_MARKED,
+                false => TOLD_PLAIN,
+            });
+            more.push('>');
+            more.push_str(section);
         }
     }
-    let Some((before, after)) = page.split_once(MAIN).filter(|_| !more.is_empty()) else {
-        return page;
-    };
-    // Without an id: those of this page's own images are what its contents lead to.
-    let more: String = more
-        .iter()
-        .map(|section| format!("{TOLD}\">{section}"))
-        .collect();
-    format!("{before}{MAIN}{more}{after}")
+    match page.split_once(MAIN) {
+        Some((before, after)) if !more.is_empty() => format!("{before}{MAIN}{more}{after}"),
+        _ => page,
+    }
 }
 
 /// A section without its first tag.
@@ -280,6 +279,33 @@ mod tests {
         ] {
             assert!(!page.contains(word), "{word}");
         }
+    }
+
+    #[test]
+    fn sections_of_cleans_are_taken_over_with_their_marks_and_once() {
+        let section = |class: &str, id: &str, text: &str| {
+            format!("<section class=\"image{class}\"{id}><h2>{text}</h2></section>")
+        };
+        let page = |all: &[String]| format!("<main>{}</main><footer></footer>", all.concat());
+        let old = page(&[
+            section(" told", " id=\"image-0\"", "a"),
+            section("", " id=\"image-1\"", "b"),
+            section(" told marked", " id=\"image-2\"", "c"),
+        ]);
+        let kept = told(&old);
+        let marks: Vec<bool> = kept.iter().map(|(_, has_marks)| *has_marks).collect();
+        assert_eq!(marks, [false, true]);
+        let own = section(" told", " id=\"image-0\"", "a");
+        let new = with_kept(page(&[own]), &kept);
+        let want = [
+            section(" told marked", "", "c"),
+            section(" told", " id=\"image-0\"", "a"),
+        ];
+        assert_eq!(new, page(&want));
+        assert_eq!(with_kept(new.clone(), &told(&new)), new);
+        // What is cut off is no section.
+        assert!(told("<section class=\"image told\"><h2>a").is_empty());
+        assert_eq!(with_kept("no page".to_owned(), &kept), "no page");
     }
 
     #[test]
