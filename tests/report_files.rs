@@ -597,6 +597,16 @@ fn two_cleans_of_a_directory_are_two_results() {
     let images = both["images"].as_array().unwrap();
     assert_eq!(images.len(), 2, "{both}");
     assert_eq!(images[0], first);
+    // Only a file goes: no byte of another one changes, and yet nothing else tells of it.
+    assert_eq!(images[1]["done"]["changed_bytes"], 0);
     assert_eq!(images[1]["done"]["written"], true);
     assert_ne!(images[1]["findings"], first["findings"]);
+    let second = images[1].clone();
+    for _ in 0..2 {
+        declone(&["scan", arg(&root), "--json", arg(&report)]);
+        let now = json(&report);
+        let images = now["images"].as_array().unwrap();
+        assert_eq!((images.len(), &images[0], &images[1]), (3, &first, &second));
+        assert_eq!(images[2]["verb"], "scan");
+    }
 }

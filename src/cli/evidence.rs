@@ -263,13 +263,18 @@ fn patches_of(image: &Value) -> Option<Value> {
     image.get("done")?.get("patches").cloned()
 }
 
-/// Whether this result of JSON tells what a clean removed.
+/// Whether this result of JSON tells what a clean removed: see [`crate::report::Done::removed_anything`].
 fn tells_of_a_clean(image: &Value) -> bool {
     let done = image.get("done");
     let is = |name: &str| done.and_then(|done| done.get(name));
+    let has = |name: &str| {
+        is(name)
+            .and_then(Value::as_array)
+            .is_some_and(|all| !all.is_empty())
+    };
     image.get("verb").and_then(Value::as_str) == Some("clean")
         && is("written") == Some(&Value::Bool(true))
-        && is("changed_bytes").and_then(Value::as_u64) > Some(0)
+        && (is("changed_bytes").and_then(Value::as_u64) > Some(0) || has("removals"))
 }
 
 fn same(one: &Value, other: &Value, name: &str) -> bool {

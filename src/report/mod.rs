@@ -312,6 +312,14 @@ pub struct Done {
     pub sha256: Option<String>,
 }
 
+impl Done {
+    /// Whether anything was taken out for good. Where files of a directory are removed, no byte changes.
+    #[must_use]
+    pub fn removed_anything(&self) -> bool {
+        self.written && (self.changed_bytes > 0 || !self.removals.is_empty())
+    }
+}
+
 /// What the removal of files touched in one volume.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct RemovalFacts {

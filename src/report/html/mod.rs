@@ -13,7 +13,7 @@ use std::{collections::HashSet, fmt::Display};
 
 use sha2::{Digest, Sha256};
 
-use super::{Document, ImageReport, count, redact::Redactor};
+use super::{Document, Done, ImageReport, count, redact::Redactor};
 use crate::rules::Rule;
 
 mod clones;
@@ -209,8 +209,7 @@ fn contents(h: &mut Html<'_>, reports: &[ImageReport]) {
 fn image(h: &mut Html<'_>, number: usize, report: &ImageReport, rules: &[Rule]) {
     let id = format!("image-{number}");
     let done = report.done.as_ref();
-    let is_clean =
-        report.verb == "clean" && done.is_some_and(|done| done.written && done.changed_bytes > 0);
+    let is_clean = report.verb == "clean" && done.is_some_and(Done::removed_anything);
     let class = match (is_clean, h.has_marks()) {
         (false, _) => "image",
         (true, false) => "image told",
